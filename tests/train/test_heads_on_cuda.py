@@ -8,6 +8,8 @@ import pytest
 import torch
 from fake_cuda import Counts, fake_cuda
 
+from toptune.errors import InputError
+from toptune.machine.memory import MemoryLimits
 from toptune.store.features.blocks import ArrayBlocks
 from toptune.train import make_head
 from toptune.train.kernels.kernels import Gaussian
@@ -137,6 +139,55 @@ def test_a_pass_there_has_larger_blocks(
         assert blocks("cuda") <= on_cpu / 2
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("falkon", {"solver": "direct", "n_centers": 20, "sigma": 3.0}),
+        ("falkon", {"solver": "falkon", "n_centers": 20, "sigma": 3.0}),
+        ("falkon-logistic", {"n_centers": 20, "sigma": [2.0, 3.0]}),
+        ("ridge", {}),
+        ("lda", {}),
+    ],
+    ids=str,
+)
+def test_rows_are_copied_there_once_where_they_fit(
+    name: str, params: dict[str, Any], dtype: str, cuda: Counts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = data(6, is_float32=True)
+    X, y = X[:60].astype(dtype), y[:60]  # one block, whatever the limit
+
+    def fitted(device: str) -> tuple[int, dict[str, Any], np.ndarray]:
+        watched = WatchedBlocks(X)
+        head = make_head(name, device=device, seed=0, cv=3, params=params).fit(watched, y)
+        return watched.n_read, head.report, head.decision_function(X)
+
+    n_cpu, _, expected = fitted("cpu")
+    n_read, report, found = fitted("cuda")
+    assert n_read == 1 < n_cpu
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    # On a device without room for the rows every pass reads them.
+    kept_bytes = X.nbytes + len(X)
+    peak_bytes = report["plan"]["peak_bytes"] if "plan" in report else report["peak_bytes"]
+    for room, is_kept in ((peak_bytes, True), (peak_bytes - 1, False)):
+        limits = MemoryLimits(device="cuda", bytes=room, host_bytes=2**30)
+        monkeypatch.setattr(MemoryLimits, "on", lambda *_, limits=limits: limits)
+        n_read, report, again = fitted("cuda")
+        assert (n_read == 1) == is_kept
+        now = report["plan"]["peak_bytes"] if "plan" in report else report["peak_bytes"]
+        assert now == peak_bytes - (not is_kept) * kept_bytes
+        np.testing.assert_allclose(again, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_not_finite_are_named_there(value: float, cuda: Counts) -> None:
+    X, y = data(6, is_float32=True)
+    X[[70, 81], 3] = value
+    with pytest.raises(InputError, match=r"NaN or infinity in row 70, 81 \(counted from 0\)"):
+        make_head("ridge", device="cuda", cv=3).fit(X, y)
+    assert cuda.operations["isfinite"] > 0
+
+
 @pytest.mark.parametrize("name", ["falkon", "falkon-logistic"])
 def test_the_centers_stay_there_from_batch_to_batch(name: str, cuda: Counts) -> None:
     X, y = data(6, is_float32=False)
@@ -165,6 +216,32 @@ def test_sums_by_class_are_the_same_there_and_need_no_long_product(n_classes: in
     (found,) = accumulate(rows, IdentityMap(4), [0], block_rows=70, device=torch.device("cuda"))
     assert (cuda.operations["one_hot"] == 0) == (n_classes == 100)
     np.testing.assert_allclose(found.cross.cpu(), expected.cross, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("distance", "n_dropped"),
+    # The last center at this distance of the first: apart, equal to rounding, and near enough that the plain
+    # factor exists and its last pivot, 4e-12, is within ten times the tolerance.
+    [(1.0, 0), (1e-9, 1), (2e-5, 0)],
+)
+def test_centers_are_factored_there_and_go_to_lapack_only_if_that_fails(
+    distance: float, n_dropped: int, cuda: Counts
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(30, 4))
+    rows[-1] = rows[0]
+    rows[-1, 0] += distance
+    centers = torch.from_numpy(rows)
+    expected = NystromMaps.on([Gaussian(2.0)], centers)
+    there = centers.to("cuda")
+    cuda.clear()
+    found = NystromMaps.on([Gaussian(2.0)], there)
+    assert cuda.operations["linalg_cholesky_ex"] == 1
+    assert (cuda.waits["copy to main memory"] > 0) == (distance < 1)
+    assert found.factors[0].is_cuda
+    assert found.whitenings[0].n_dropped == n_dropped == expected.whitenings[0].n_dropped
+    np.testing.assert_array_equal(found.whitenings[0].kept, expected.whitenings[0].kept)
+    np.testing.assert_array_equal(found.factors[0].cpu(), expected.factors[0])
 
 
 def training_rows(n: int) -> TrainingRows:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from toptune.errors import InputError
-from toptune.machine.plans import plan_logger
 from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.scored_classifier import ScoredClassifier
@@ -127,9 +126,7 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
             what=f"lda on {n} rows of {d} features",
             instead="take fewer layers, head 'falkon' with fewer centers, or raise --memory-limit",
         )
-        plan_logger.debug(
-            "lda: about %d MiB; %d MiB may be taken", peak_bytes // 2**20, given.limit_bytes // 2**20
-        )
+        rows, peak_bytes = given.planned_rows(peak_bytes, name="lda")
         maps = linear_maps(rows.blocks, device=given.device)
         (sums,) = accumulate(rows, maps, [0], block_rows=block_rows, device=given.device)
         seconds = {"pass": given.seconds}

@@ -194,6 +194,8 @@ class FalkonClassifier(ScoredClassifier):
             ),
         )
         plan_logger.debug("%s", choice)
+        if choice.kept_rows_bytes:
+            rows = given.rows_on_device()
         centers = to_tensor(values, dtype=torch.float64 if is_exact else torch.float32, device=given.device)
         kernels = kernels_of(self, centers)
         setup_seconds = given.seconds
@@ -352,6 +354,7 @@ def sizes_of(
         limit_bytes=given.limit_bytes,
         device=given.limits.device,
         host_limit_bytes=given.limits.host_bytes,
+        rows_bytes=given.kept_rows_bytes,
     )
 
 

@@ -143,6 +143,8 @@ class FalkonLogisticClassifier(ScoredClassifier):
             sizes_of(self, given, n_centers, n_penalties=len(RELATIVE_PENALTIES), is_exact=is_exact)
         )
         plan_logger.debug("%s", plan)
+        if plan.kept_rows_bytes:
+            rows = given.rows_on_device()
         center_rows, values = drawn_centers(given, self.n_centers, how=self.centers)
         centers = to_tensor(values, dtype=torch.float64 if is_exact else torch.float32, device=given.device)
         kernels = kernels_of(self, centers)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy.typing as npt
@@ -12,9 +12,11 @@ from sklearn.utils import check_random_state
 from toptune.errors import InputError
 from toptune.machine.devices import device_of
 from toptune.machine.memory import MemoryLimits
+from toptune.machine.plans import plan_logger
 from toptune.train.estimators.arguments import Labels, RowsLike
 from toptune.train.passes.training_rows import Cluster, TrainingRows
 from toptune.train.rows.block_reading import block_rows_for
+from toptune.train.rows.device_rows import DeviceRows, kept_rows_bytes
 from toptune.train.rows.folds import Folds, draw_folds
 from toptune.train.rows.inputs import fit_inputs, row_weights
 
@@ -109,6 +111,34 @@ class FitInputs:
     def limit_bytes(self) -> int:
         """Memory that the fit may take where it computes."""
         return self.limits.bytes
+
+    @property
+    def kept_rows_bytes(self) -> int:
+        """Bytes that the rows take where a CUDA device keeps them; 0 where none may."""
+        # The workers of a cluster read rows of their own.
+        may_be_kept = self.device.type == "cuda" and self.rows.cluster is None
+        return kept_rows_bytes(self.rows.blocks) if may_be_kept else 0
+
+    def rows_on_device(self) -> TrainingRows:
+        """Return the rows as the device keeps them from their first pass on."""
+        return replace(self.rows, kept=DeviceRows(self.rows.blocks, self.device, offset=self.rows.offset))
+
+    def planned_rows(self, peak_bytes: int, *, name: str) -> tuple[TrainingRows, int]:
+        """Return the rows, kept on the device if they fit beside the projected peak, and the peak with them.
+
+        The plan is told to whoever listens, with the `name` of the head.
+        """
+        kept_bytes = self.kept_rows_bytes
+        is_kept = kept_bytes > 0 and peak_bytes + kept_bytes <= self.limit_bytes
+        peak_bytes += is_kept * kept_bytes
+        plan_logger.debug(
+            "%s: about %d MiB%s; %d MiB may be taken",
+            name,
+            peak_bytes // 2**20,
+            " with the rows, which the device keeps" if is_kept else "",
+            self.limit_bytes // 2**20,
+        )
+        return self.rows_on_device() if is_kept else self.rows, peak_bytes
 
     def block_rows(self, *, rank: int) -> int:
         """Return the rows of a block, whose features are `rank` columns; see `block_rows_for`."""

@@ -6,7 +6,6 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from toptune.machine.plans import plan_logger
 from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.fit_report import Basis, report_of
@@ -15,6 +14,7 @@ from toptune.train.kernels.linear_maps import linear_coefficients, linear_maps, 
 from toptune.train.kernels.maps import NystromMaps
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.passes.peak_memory import host_peak_bytes, one_pass_peak_bytes
+from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.grids import check_single, grid_of
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES, solve
 from toptune.train.solvers.saved_sums import SavedSums
@@ -121,11 +121,11 @@ class StreamingRidgeClassifier(ScoredClassifier):
             check_single("penalty", self.penalty)
 
     def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
-        rows, (n, d) = given.rows, given.rows.blocks.shape
+        n, d = given.rows.blocks.shape
         penalties, device = grid_of(self.penalty, "penalty"), given.device
         # The smaller Gram matrix has min(n, d) rows, whether the fit is primal or dual.
         block_rows = given.block_rows(rank=min(n, d))
-        peak_bytes = self._plan(given, block_rows=block_rows)
+        rows, peak_bytes = self._plan(given, block_rows=block_rows)
         maps = linear_maps(rows.blocks, device=device)
         setup_seconds = given.seconds
         if self.cv is None:
@@ -163,8 +163,8 @@ class StreamingRidgeClassifier(ScoredClassifier):
         )
         return solution.left_out
 
-    def _plan(self, given: FitInputs, *, block_rows: int) -> int:
-        """Return the projected peak in bytes, or refuse a fit that is above the memory limit."""
+    def _plan(self, given: FitInputs, *, block_rows: int) -> tuple[TrainingRows, int]:
+        """Return the rows and the projected peak in bytes, or refuse a fit that is above the memory limit."""
         rows, (n, d) = given.rows, given.rows.blocks.shape
         n_penalties = len(grid_of(self.penalty, "penalty") or RELATIVE_PENALTIES)
         peak_bytes = one_pass_peak_bytes(
@@ -182,10 +182,7 @@ class StreamingRidgeClassifier(ScoredClassifier):
             what=f"ridge on {n} rows of {d} features",
             instead="take fewer layers, head 'falkon' with fewer centers, or raise --memory-limit",
         )
-        plan_logger.debug(
-            "ridge: about %d MiB; %d MiB may be taken", peak_bytes // 2**20, given.limit_bytes // 2**20
-        )
-        return peak_bytes
+        return given.planned_rows(peak_bytes, name="ridge")
 
     def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""

@@ -121,9 +121,9 @@ class NystromMaps:
     centers : Tensor, shape (M, d)
         C, in the type in which kernel values are computed.
     whitenings : tuple of Whitening
-        One for each map, in main memory.
-    factors, kept : tuple of Tensor
-        Factor and kept centers of each whitening, on the device of the centers.
+        One for each map.
+    kept : tuple of Tensor
+        Centers that each whitening keeps, on the device of the centers.
     grams : dict of int to Tensor
         Kernel matrices K_MM that are still in memory, by the number of the map.
     """
@@ -131,7 +131,6 @@ class NystromMaps:
     kernels: tuple[Radial | Linear, ...]
     centers: Tensor
     whitenings: tuple[Whitening, ...]
-    factors: tuple[Tensor, ...]
     kept: tuple[Tensor, ...]
     grams: dict[int, Tensor]
 
@@ -160,14 +159,13 @@ class NystromMaps:
         whitenings: tuple[Whitening, ...] = ()
         grams: dict[int, Tensor] = {}
         for index, values in enumerate(kernel_matrices(kernels, centers)):
-            whitenings += (whiten(values.cpu().numpy(), tolerance=TOLERANCE[centers.dtype]),)
+            whitenings += (whiten(values, tolerance=TOLERANCE[centers.dtype]),)
             if keep_grams and _may_be_raw(whitenings[-1], centers.dtype):
                 grams[index] = values
         return cls(
             tuple(kernels),
             centers,
             whitenings,
-            factors=tuple(torch.from_numpy(each.factor).to(centers.device) for each in whitenings),
             kept=tuple(torch.from_numpy(each.kept).to(centers.device) for each in whitenings),
             grams=grams,
         )
@@ -175,19 +173,22 @@ class NystromMaps:
     @classmethod
     def of_factor(cls, kernel: Radial | Linear, centers: Tensor, factor: Tensor) -> "NystromMaps":
         """Restore the map of an earlier fit from the centers (r, d) that it kept and its factor L (r, r)."""
-        kept = np.arange(len(centers))
+        kept, device = np.arange(len(centers)), centers.device
         whitening = Whitening(
-            kept=kept, factor=factor.cpu().numpy(), n_dropped=0, smallest_pivot=float(factor.diagonal().min())
+            kept=kept, factor=factor.to(device), n_dropped=0, smallest_pivot=float(factor.diagonal().min())
         )
-        device = centers.device
         return cls(
             (kernel,),
             centers,
             (whitening,),
-            factors=(factor.to(device),),
             kept=(torch.from_numpy(kept).to(device),),
             grams={},
         )
+
+    @property
+    def factors(self) -> tuple[Tensor, ...]:
+        """Factor L (rank, rank) of each whitening, on the device of the centers."""
+        return tuple(whitening.factor for whitening in self.whitenings)
 
     @property
     def ranks(self) -> Sequence[int]:
@@ -239,7 +240,7 @@ class NystromMaps:
         return replace(
             self,
             centers=self.centers.to(device),
-            factors=tuple(factor.to(device) for factor in self.factors),
+            whitenings=tuple(replace(each, factor=each.factor.to(device)) for each in self.whitenings),
             kept=tuple(kept.to(device) for kept in self.kept),
             grams={},
         )

@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.linalg import lapack
+from torch import Tensor
 
 from toptune.errors import NumericalError
-
-Matrix = npt.NDArray[np.float64]
 
 # The plain factorization is used if all of its pivots are this many times the tolerance: without pivoting,
 # the smallest pivot is only a hint of how close the matrix is to losing rank.
@@ -34,8 +33,8 @@ class Whitening:
     ----------
     kept : ndarray of int64, shape (rank,)
         Centers kept: by decreasing pivot, or in their own order where none is dropped.
-    factor : ndarray of float64, shape (rank, rank)
-        L, lower triangular.
+    factor : Tensor of float64, shape (rank, rank)
+        L, lower triangular, on the device of K.
     n_dropped : int
         Centers that are, to rounding, combinations of those kept.
     smallest_pivot : float
@@ -43,7 +42,7 @@ class Whitening:
     """
 
     kept: npt.NDArray[np.int64]
-    factor: Matrix
+    factor: Tensor
     n_dropped: int
     smallest_pivot: float
 
@@ -58,15 +57,16 @@ class Whitening:
         return self.n_dropped == 0 and bool((np.diff(self.kept) > 0).all())
 
 
-def whiten(gram: Matrix, *, tolerance: float) -> Whitening:
+def whiten(gram: Tensor, *, tolerance: float) -> Whitening:
     """Factor the kernel matrix of the centers, dropping centers that depend on the others.
 
     A plain Cholesky factorization is six times as fast as the pivoted one (LAPACK ``dpstrf``; Higham 2002,
-    §10.3) and is used where its pivots show full rank by a clear margin.
+    §10.3) and is used where its pivots show full rank by a clear margin. A CUDA device factors a matrix that
+    lies there itself, by cuSOLVER; only a matrix that fails is copied to main memory, for LAPACK.
 
     Parameters
     ----------
-    gram : ndarray of float64, shape (M, M)
+    gram : Tensor of float64, shape (M, M)
         K_MM: symmetric, positive semi-definite to rounding.
     tolerance : float
         Pivots at or below this share of the largest are dropped.
@@ -80,35 +80,35 @@ def whiten(gram: Matrix, *, tolerance: float) -> Whitening:
     --------
     The second of two equal centers is dropped.
 
-    >>> import numpy as np
-    >>> found = whiten(np.array([[1.0, 1.0], [1.0, 1.0]]), tolerance=1e-12)
+    >>> import torch
+    >>> found = whiten(torch.ones(2, 2).double(), tolerance=1e-12)
     >>> found.kept.tolist(), found.n_dropped
     ([0], 1)
     """
-    if not np.isfinite(gram).all():
+    if not bool(torch.isfinite(gram).all()):
         raise NumericalError(
             "the kernel matrix of the centers is not finite: the features overflow; standardize them"
         )
     n_centers = len(gram)
-    largest = float(gram.diagonal().max(initial=0.0))
+    largest = float(gram.diagonal().max()) if n_centers else 0.0
     if largest <= 0:
         return Whitening(
-            kept=np.zeros(0, np.int64), factor=np.zeros((0, 0)), n_dropped=n_centers, smallest_pivot=0.0
+            kept=np.zeros(0, np.int64), factor=gram[:0, :0].clone(), n_dropped=n_centers, smallest_pivot=0.0
         )
-    plain, failed = torch.linalg.cholesky_ex(torch.from_numpy(gram))
+    plain, failed = torch.linalg.cholesky_ex(gram)
     smallest = float(plain.diagonal().min() ** 2) / largest
     if int(failed) == 0 and smallest > _CLEAR * tolerance:
-        return Whitening(
-            kept=np.arange(n_centers), factor=plain.numpy(), n_dropped=0, smallest_pivot=smallest
-        )
+        return Whitening(kept=np.arange(n_centers), factor=plain, n_dropped=0, smallest_pivot=smallest)
+    del plain
     # Scaled to a largest pivot of 1, so that LAPACK's absolute tolerance is the relative one.
-    packed, pivots, rank, info = lapack.dpstrf(gram / largest, lower=1, tol=tolerance)
+    scaled = gram.cpu().numpy() / largest
+    packed, pivots, rank, info = lapack.dpstrf(scaled, lower=1, tol=tolerance)
     if info < 0:
         raise NumericalError(f"LAPACK dpstrf refused argument {-info}")
     factor = np.tril(packed[:rank, :rank])
     return Whitening(
         kept=pivots[:rank].astype(np.int64) - 1,
-        factor=factor * np.sqrt(largest),
+        factor=torch.from_numpy(factor * np.sqrt(largest)).to(gram.device),
         n_dropped=n_centers - int(rank),
         smallest_pivot=float(factor.diagonal().min() ** 2),
     )

@@ -123,14 +123,13 @@ class Problem:
         whitening, device, dtype = maps.whitenings[0], maps.centers.device, maps.dtype
         n, d = rows.blocks.shape
         kept = torch.from_numpy(whitening.kept).to(device)
-        factor = torch.from_numpy(whitening.factor).to(device)
         block_rows = logistic_block_rows(
             d=d, rank=len(kept), n_columns=n_fits * rows.n_classes, cuda_bytes=cuda_bytes
         )
         kernel_rows = KernelRows(
             rows, maps.kernels[0], maps.centers[kept], block_rows=block_rows, is_cached=is_cached
         )
-        logistic_rows = LogisticRows(kernel_rows, factor)
+        logistic_rows = LogisticRows(kernel_rows, whitening.factor)
         # Drawn uniformly, however the centers were chosen, because the sample stands for all rows.
         drawn = np.random.default_rng(seed).permutation(n)[: sample_rows_for(n=n, rank=len(maps.centers))]
         drawn.sort()

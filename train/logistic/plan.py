@@ -10,7 +10,7 @@ from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.numerics.quasi_newton import MEMORY
 from toptune.train.passes.peak_memory import one_pass_peak_bytes
 from toptune.train.rows.block_reading import block_rows_for
-from toptune.train.solvers.solver_choice import SELECTION_CENTERS, Sizes, host_peak
+from toptune.train.solvers.solver_choice import SELECTION_CENTERS, Sizes, host_peak, told_rows
 
 # The preconditioner is made of this many rows, or of as many rows as there are centers where those are more.
 SAMPLE_ROWS = 4000
@@ -28,6 +28,8 @@ class LogisticPlan:
         Whether kernel values are kept while choosing, and in the fit on all centers.
     peak_bytes, limit_bytes : int
         Projected peak without the rows' own storage, and the memory limit.
+    kept_rows_bytes : int
+        Bytes of the rows in their stored type where the device keeps them, which the peak counts; else 0.
     """
 
     selection_centers: int
@@ -35,6 +37,7 @@ class LogisticPlan:
     is_cached: bool
     peak_bytes: int
     limit_bytes: int
+    kept_rows_bytes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able mapping."""
@@ -45,7 +48,7 @@ class LogisticPlan:
         return (
             f"falkon-logistic: about {self.peak_bytes / 2**20:.0f} MiB (selected on "
             f"{self.selection_centers} centers, kernel values {kept}); "
-            f"{self.limit_bytes / 2**20:.0f} MiB may be taken"
+            f"{told_rows(self.kept_rows_bytes)}{self.limit_bytes / 2**20:.0f} MiB may be taken"
         )
 
 
@@ -96,11 +99,15 @@ def plan_logistic(sizes: Sizes) -> LogisticPlan:
         f"{sizes.n_classes} classes",
         instead="take fewer centers or folds, or raise --memory-limit (memory_limit_bytes)",
     )
+    # One width on kernel values that are kept, for all centers at once, reads the rows only once.
+    is_read_again = sizes.n_widths > 1 or few < sizes.n_centers or not selection.is_cached
+    kept_rows_bytes = sizes.kept_rows_bytes(peak_bytes) if is_read_again else 0
     return LogisticPlan(
         selection_centers=few,
         is_selection_cached=selection.is_cached,
         is_cached=fit.is_cached,
-        peak_bytes=peak_bytes,
+        peak_bytes=peak_bytes + kept_rows_bytes,
+        kept_rows_bytes=kept_rows_bytes,
         limit_bytes=sizes.limit_bytes,
     )
 

@@ -182,8 +182,8 @@ def host_peak_bytes(
 ) -> int:
     """Project what a fit that computes on a CUDA device takes in main memory, in bytes.
 
-    It is the sum of: the factor of each map's centers, the centers, the block that is read and the one on its
-    way; and the largest of what comes in turn: a kernel matrix while it is factored with pivots, the
+    It is the sum of: the centers, the block that is read and the one on its way; and the largest of what
+    comes in turn: a kernel matrix that the device fails to factor, while it is factored with pivots, the
     left-out scores that are kept with those of the calibration, or the sums that a run keeps.
 
     Parameters
@@ -201,13 +201,13 @@ def host_peak_bytes(
         Whether the sums of the chosen map are kept.
     """
     square = 8 * rank * rank
-    factors = n_maps * square + (3 * 8 * rank * d if n_maps else 0)
+    centers = 3 * 8 * rank * d if n_maps else 0
     n_kept = min(n, CALIBRATION_ROWS)
     scores = 4 * n_finalists * n_kept * n_classes + calibration_bytes(n_kept=n_kept, n_classes=n_classes)
     sums = sums_bytes(n_folds=n_folds, rank=rank, n_targets=n_classes) if keeps_sums else 0
-    # The matrix, its plain factor, and four matrices of LAPACK's pivoted factorization.
+    # The matrix, the same scaled, and four matrices of LAPACK's pivoted factorization.
     whitening = 6 * square if n_maps else 0
-    return factors + max(whitening, scores, sums) + 3 * 8 * min(n, block_rows) * d + 24 * n
+    return centers + max(whitening, scores, sums) + 3 * 8 * min(n, block_rows) * d + 24 * n
 
 
 def library_work_bytes(*, n: int, d: int, n_centers: int, value_bytes: int, is_stored: bool) -> int:

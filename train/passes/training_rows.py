@@ -14,6 +14,7 @@ from toptune.train.kernels.maps import Maps
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.passes.sums import FoldSums
 from toptune.train.rows.block_reading import read_ahead
+from toptune.train.rows.device_rows import DeviceRows
 
 
 class Cluster(Protocol):
@@ -70,6 +71,8 @@ class TrainingRows:
         Number of the first row, for messages.
     cluster : Cluster, optional
         Workers that do the passes in place of this process.
+    kept : DeviceRows, optional
+        The same rows where a CUDA device keeps them.
     """
 
     blocks: Blocks
@@ -81,6 +84,7 @@ class TrainingRows:
     has_aside: bool = False
     offset: int = 0
     cluster: "Cluster | None" = None
+    kept: DeviceRows | None = None
 
     @property
     def n(self) -> int:
@@ -116,7 +120,12 @@ class TrainingRows:
 def batches(
     rows: TrainingRows, *, block_rows: int, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield ``(rows, values)`` of training rows as `read_ahead` does, the next block being read meanwhile."""
+    """Yield ``(rows, values)`` of training rows as `read_ahead` does, the next block being read meanwhile.
+
+    Rows that the device keeps are read once, in the first pass.
+    """
+    if rows.kept is not None:
+        return rows.kept.iterate(block_rows, dtype)
     return read_ahead(rows.blocks, block_rows=block_rows, dtype=dtype, device=device, offset=rows.offset)
 
 

@@ -85,12 +85,17 @@ def check_finite(
     """
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
-        named = ", ".join(str(start + row if rows is None else rows[row]) for row in bad[:_NAMED_ROWS])
-        more = f" and {len(bad) - _NAMED_ROWS} more" if len(bad) > _NAMED_ROWS else ""
-        raise InputError(
-            f"the input contains NaN or infinity in row {named}{more} (counted from 0); "
-            "drop or repair these rows first"
-        )
+        raise rows_not_finite(start + bad if rows is None else rows[bad])
+
+
+def rows_not_finite(numbers: npt.NDArray[np.int64]) -> InputError:
+    """Return the error about rows with these numbers, of which it names the first."""
+    named = ", ".join(str(number) for number in numbers[:_NAMED_ROWS])
+    more = f" and {len(numbers) - _NAMED_ROWS} more" if len(numbers) > _NAMED_ROWS else ""
+    return InputError(
+        f"the input contains NaN or infinity in row {named}{more} (counted from 0); "
+        "drop or repair these rows first"
+    )
 
 
 def to_tensor(

@@ -44,6 +44,8 @@ class Sizes:
         Name of the CUDA device that computes; empty where the fit computes in main memory.
     host_limit_bytes : int
         Main memory that a fit on a device may take; not looked at elsewhere.
+    rows_bytes : int
+        Bytes of the rows in their stored type if the device may keep them; else 0.
     """
 
     n: int
@@ -57,6 +59,11 @@ class Sizes:
     limit_bytes: int
     device: str = ""
     host_limit_bytes: int = 0
+    rows_bytes: int = 0
+
+    def kept_rows_bytes(self, peak_bytes: int) -> int:
+        """Return the bytes of the rows if the device keeps them beside a projected peak, else 0."""
+        return self.rows_bytes if peak_bytes + self.rows_bytes <= self.limit_bytes else 0
 
     @property
     def cache_bytes(self) -> int:
@@ -92,6 +99,8 @@ class Choice:
         Whether the iteration keeps the kernel's values.
     library_peak_bytes : int or None
         Projected peak of ``falkon-lib``, a copy of the rows included; None unless it was asked for.
+    kept_rows_bytes : int
+        Bytes of the rows in their stored type where the device keeps them; else 0.
     """
 
     asked: str
@@ -104,13 +113,15 @@ class Choice:
     selection_centers: int
     is_cached: bool
     library_peak_bytes: int | None = None
+    kept_rows_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:
-        """Projected peak of the solver that was taken."""
+        """Projected peak of the solver that was taken, with rows that a device keeps."""
         if self.library_peak_bytes is not None:
             return self.library_peak_bytes
-        return self.direct_peak_bytes if self.solver == "direct" else self.falkon_peak_bytes
+        peak_bytes = self.direct_peak_bytes if self.solver == "direct" else self.falkon_peak_bytes
+        return peak_bytes + self.kept_rows_bytes
 
     def to_dict(self) -> dict[str, object]:
         """Return a JSON-able mapping."""
@@ -129,8 +140,13 @@ class Choice:
             f"{self.direct_peak_bytes / 2**20:.0f} MiB for direct, {self.falkon_work:.1e} and "
             f"{self.falkon_peak_bytes / 2**20:.0f} MiB for falkon (selected on {self.selection_centers} "
             f"centers, kernel values {'kept' if self.is_cached else 'recomputed'}); "
-            f"{self.limit_bytes / 2**20:.0f} MiB may be taken"
+            f"{told_rows(self.kept_rows_bytes)}{self.limit_bytes / 2**20:.0f} MiB may be taken"
         )
+
+
+def told_rows(kept_rows_bytes: int) -> str:
+    """Say that a device keeps the rows, where it does."""
+    return f"{kept_rows_bytes / 2**20:.0f} MiB more for the rows, which stay there; " * bool(kept_rows_bytes)
 
 
 def choose_solver(asked: str, sizes: Sizes) -> Choice:
@@ -200,6 +216,7 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
         selection_centers=few,
         is_cached=is_cached,
         library_peak_bytes=library_peak,
+        kept_rows_bytes=0 if library_peak is not None else sizes.kept_rows_bytes(peaks[solver]),
     )
 
 

@@ -443,12 +443,12 @@ def test_whitening_inverts_on_the_rank_it_keeps() -> None:
     rng = np.random.default_rng(0)
     basis = rng.normal(size=(12, 5))
     gram = basis @ basis.T
-    whitening = whiten(gram, tolerance=1e-10)
+    whitening = whiten(torch.from_numpy(gram), tolerance=1e-10)
     assert (whitening.rank, whitening.n_dropped) == (5, 7)
-    W = np.linalg.inv(whitening.factor).T
+    W = np.linalg.inv(whitening.factor.numpy()).T
     K_bC = gram[:, whitening.kept]
     np.testing.assert_allclose(K_bC @ W @ W.T @ K_bC.T, gram, atol=1e-9)
-    assert whiten(np.zeros((4, 4)), tolerance=1e-10).rank == 0
+    assert whiten(torch.zeros(4, 4).double(), tolerance=1e-10).rank == 0
 
 
 @pytest.mark.parametrize("d", [5, 200])
