@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fake_cuda import Counts
 
 from toptune.errors import InputError
 from toptune.machine.limits import RunLimits
@@ -23,6 +25,7 @@ from toptune.train import (
     train,
 )
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
+from toptune.train.solvers import device_rates
 from toptune.train.solvers.solver_choice import Sizes, choose_solver
 
 Build = Callable[..., FeatureCache]
@@ -139,6 +142,43 @@ def test_solvers_are_chosen_by_the_memory_in_which_they_work(
     if refusal is not None:
         with pytest.raises(InputError, match=refusal):
             choose_solver("direct", sizes)
+
+
+def test_a_card_with_slow_float64_is_measured_once_and_takes_falkon(
+    cuda: Counts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of 90 rows, as of many: float32 kernel values, which are not kept.
+    monkeypatch.setattr("toptune.train.estimators.falkon.FLOAT64_WORK", 0)
+    monkeypatch.setattr("toptune.train.solvers.solver_choice.CUDA_CACHE_SHARE", 0)
+    monkeypatch.setattr(device_rates, "SIZE", 8)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a card")
+    monkeypatch.setattr(device_rates, "_measured", {})
+    # Every product of float64, which come first, takes a second, and those of float32 a 64th.
+    ticks = iter([*range(8), *(8 + tick / 64 for tick in range(8))])
+    monkeypatch.setattr(device_rates, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    X, y = data(90, 8)
+    head = FalkonClassifier(device="cuda", n_centers=30, cv=3, random_state=0)
+    plan = head.fit(X.astype(np.float32), y).report_.plan
+    assert plan is not None
+    assert plan["float32_share"] == 1 / 64
+    assert cuda.operations["mm"] == 8
+    assert cuda.waits["synchronize"] == 16
+    # Another fit in the process takes what was measured, and an explicit solver asks for nothing.
+    head.fit(X.astype(np.float32), y)
+    assert cuda.operations["mm"] == 8
+    monkeypatch.setattr(device_rates, "_measured", {})
+    head.set_params(solver="direct").fit(X.astype(np.float32), y)
+    assert cuda.operations["mm"] == 8
+
+
+@pytest.mark.parametrize(("share", "solver"), [(0.5, "direct"), (1 / 64, "falkon")])
+def test_falkon_is_taken_where_float64_is_slow(share: float, solver: str) -> None:
+    sizes = Sizes(
+        n=1_000_000, d=2048, n_centers=4000, n_classes=100, n_widths=5, n_penalties=8, n_folds=5,
+        value_bytes=4, limit_bytes=12 * GIB, device="cuda", host_limit_bytes=64 * GIB, float32_share=share,
+    )  # fmt: skip
+    choice = choose_solver("auto", sizes)
+    assert (choice.solver, choice.to_dict()["float32_share"]) == (solver, share)
 
 
 @pytest.mark.parametrize(("free", "is_cached"), [(139, True), (16, False)])

@@ -26,6 +26,7 @@ from toptune.train.kernels.names import check_kernel
 from toptune.train.numerics.calibration import softmax
 from toptune.train.rows.block_reading import check_finite, to_tensor
 from toptune.train.rows.grids import check_single, grid_of
+from toptune.train.solvers.device_rates import DEFAULT_SHARE, float32_share
 from toptune.train.solvers.falkon_lib import check_library
 from toptune.train.solvers.kernel_fit import FitProblem, fit_kernel
 from toptune.train.solvers.left_out_scores import left_out_scores
@@ -342,6 +343,9 @@ def sizes_of(
     """Return the sizes that the choice of a solver depends on."""
     n, d = given.rows.blocks.shape
     n_widths = 1 if estimator.kernel == "linear" else len(grid_of(estimator.sigma, "sigma") or WIDTHS)
+    # Measured only where the answer decides something: between solvers, of float32 kernel values.
+    is_asked = not is_exact and getattr(estimator, "solver", None) == "auto"
+    share = float32_share(given.device, limit_bytes=given.limit_bytes) if is_asked else DEFAULT_SHARE
     return Sizes(
         n=n,
         d=d,
@@ -355,6 +359,7 @@ def sizes_of(
         device=given.limits.device,
         host_limit_bytes=given.limits.host_bytes,
         rows_bytes=given.kept_rows_bytes,
+        float32_share=share,
     )
 
 

@@ -12,6 +12,7 @@ from toptune.train.passes.peak_memory import (
     one_pass_peak_bytes,
 )
 from toptune.train.rows.block_reading import block_rows_for
+from toptune.train.solvers.device_rates import DEFAULT_SHARE
 from toptune.train.solvers.one_pass import EXHAUSTIVE_RANK
 
 SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
@@ -46,6 +47,8 @@ class Sizes:
         Main memory that a fit on a device may take; not looked at elsewhere.
     rows_bytes : int
         Bytes of the rows in their stored type if the device may keep them; else 0.
+    float32_share : float
+        Cost of a multiply-add in float32 as a share of one in float64; see `float32_share`.
     """
 
     n: int
@@ -60,6 +63,7 @@ class Sizes:
     device: str = ""
     host_limit_bytes: int = 0
     rows_bytes: int = 0
+    float32_share: float = DEFAULT_SHARE
 
     def kept_rows_bytes(self, peak_bytes: int) -> int:
         """Return the bytes of the rows if the device keeps them beside a projected peak, else 0."""
@@ -90,7 +94,7 @@ class Choice:
     asked, solver : str
         Solver that was asked for, and the one that was taken.
     direct_work, falkon_work : float
-        Estimated multiply-adds in float64, selection included; float32 ones count half.
+        Estimated multiply-adds in float64, selection included; float32 ones count by `float32_share`.
     direct_peak_bytes, falkon_peak_bytes, limit_bytes : int
         Projected peaks, without the rows' own storage.
     selection_centers : int
@@ -101,6 +105,8 @@ class Choice:
         Projected peak of ``falkon-lib``, a copy of the rows included; None unless it was asked for.
     kept_rows_bytes : int
         Bytes of the rows in their stored type where the device keeps them; else 0.
+    float32_share : float
+        Cost of a float32 multiply-add that was counted with: measured on a CUDA device, else a half.
     """
 
     asked: str
@@ -114,6 +120,7 @@ class Choice:
     is_cached: bool
     library_peak_bytes: int | None = None
     kept_rows_bytes: int = 0
+    float32_share: float = DEFAULT_SHARE
 
     @property
     def peak_bytes(self) -> int:
@@ -216,6 +223,7 @@ def choose_solver(asked: str, sizes: Sizes) -> Choice:
         selection_centers=few,
         is_cached=is_cached,
         library_peak_bytes=library_peak,
+        float32_share=sizes.float32_share,
         kept_rows_bytes=0 if library_peak is not None else sizes.kept_rows_bytes(peaks[solver]),
     )
 
@@ -255,7 +263,7 @@ def _kernel_work(sizes: Sizes, n_centers: int) -> float:
 
 def _share(sizes: Sizes) -> float:
     """Return the cost of a multiply-add in the kernel's type as a share of one in float64."""
-    return 0.5 if sizes.value_bytes == 4 else 1.0
+    return sizes.float32_share if sizes.value_bytes == 4 else 1.0
 
 
 def _direct_work(sizes: Sizes, m: int) -> float:
