@@ -19,7 +19,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 # Files that take minutes: they are begun first, so that none of them is left over for one worker at the end.
-LONG = ("test_readme.py", "test_finetune.py", "test_check_estimator.py", "test_slurm.py")
+LONG = (
+    "test_readme.py",
+    "test_finetune.py",
+    "test_check_estimator.py",
+    "test_slurm.py",
+    "test_demonstration.py",
+    "test_dask_units.py",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -75,6 +82,16 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[str]:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")
     yield "cuda"
+
+
+@pytest.fixture(scope="module")
+def warm_workers() -> Iterator[None]:
+    """Dask workers on this machine are forked from a process that has loaded torch and timm."""
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    from warm_processes import warm_workers
+
+    with warm_workers():
+        yield
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
 """Interrupted and resumed equals undisturbed, byte for byte."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tiny import feature_bytes
+from warm_processes import WarmProcess
 
 from toptune.extract import extract
 from toptune.extract.images.source import FileSource
@@ -106,20 +104,15 @@ extract(data, model=model, store=store, batch_size=4, layers="all", workers=2, p
 
 
 def test_kill_at_random_moments(undisturbed: FeatureCache, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "pets"), str(undisturbed.backbone["name"]),
-               str(tmp_path / "s")]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    arguments = [tmp_path / "pets", undisturbed.backbone["name"], tmp_path / "s"]
     rng = random.Random(7)
     kills = 0
     for _ in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
-        assert process.stdout is not None
-        for _ in range(rng.randrange(1, 20)):
-            process.stdout.readline()
+        process = WarmProcess(SCRIPT, *arguments, folder=tmp_path)
+        process.wait_for_lines(rng.randrange(1, 20))
         time.sleep(rng.random() * 0.05)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
-        process.stdout.close()
     assert kills >= 1
     summary = extract(tmp_path / "pets", **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
     cache = FeatureStore.open(tmp_path / "s").cache(summary.model, "pets")

@@ -1,9 +1,6 @@
 """Stopped by a signal, a wish or a time limit: the unit at hand, the exit code, the same bytes in the end."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from tiny import feature_bytes
+from warm_processes import WarmProcess
 
 from toptune.extract import Clocks, extract
 from toptune.machine.watch import Watch
@@ -160,18 +158,16 @@ def test_committing_counts_as_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not watch.may_begin(1)
 
 
-def start(folder: Path, cache: FeatureCache, seconds_a_image: float, *more: str) -> "subprocess.Popen[str]":
-    command = [
-        sys.executable, "-c", SLOW, str(seconds_a_image), "extract", str(folder / "pets"),
-        "--model", str(cache.backbone["name"]), "--store", str(folder / "s"), "-b", "4", "--layers", "all",
-        "--workers", "1", *more,
+def start(folder: Path, cache: FeatureCache, seconds_a_image: float, *more: str) -> WarmProcess:
+    arguments = [
+        seconds_a_image, "extract", folder / "pets", "--model", cache.backbone["name"],
+        "--store", folder / "s", "-b", 4, "--layers", "all", "--workers", 1, *more,
     ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    process = WarmProcess(SLOW, *arguments, folder=folder)
     ledger = folder / "s" / "features"
     deadline = time.monotonic() + 120
     while not list(ledger.glob("*/*/ledger/*/0*.json")):
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive(), process.err.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return process
@@ -183,8 +179,8 @@ def test_a_signal_ends_the_command_with_3_and_one_line(
 ) -> None:
     process = start(tmp_path, undisturbed, 0.01)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 3, err
+    code, err = process.wait(), process.err.read_text()
+    assert code == 3, err
     device, asked, said = err.splitlines()
     assert device.startswith("device auto takes ")
     assert asked.startswith(f"{number.name}: ")
@@ -198,8 +194,8 @@ def test_a_unit_that_takes_longer_than_the_grace_time_is_given_up(
     process = start(tmp_path, undisturbed, 0.05, "--grace", "1s")
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 3, err
+    code, err = process.wait(), process.err.read_text()
+    assert code == 3, err
     # That one unit is stored says that the second was given up; a busy machine takes its time to leave.
     assert time.monotonic() - began < 30
     assert err.splitlines()[-1] == "error: stopped with 1 of 3 units stored; the same command resumes"
@@ -212,8 +208,8 @@ def test_a_second_signal_does_not_wait(undisturbed: FeatureCache, tmp_path: Path
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 3, err
+    code, err = process.wait(), process.err.read_text()
+    assert code == 3, err
     assert time.monotonic() - began < 30
     assert err.splitlines()[-1].startswith("error: stopped with 1 of 3 units")
     finish(undisturbed, tmp_path / "pets", tmp_path / "s")

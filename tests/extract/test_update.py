@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from tiny import draw, encode, feature_bytes
+from warm_processes import WarmProcess
 
 from toptune.extract import extract
 from toptune.extract.request.plan import ExtractSummary
@@ -292,14 +293,9 @@ def test_shards_at_once(make_folder: Make, run: Extract, tmp_path: Path, model_f
     folder = make_folder(20)
     run(folder)
     put(folder, "fish", range(70))
-    jobs = [
-        subprocess.Popen(
-            [sys.executable, "-c", JOB, folder, f"local-dir:{model_folder}", tmp_path / "store", str(i)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        for i in range(3)
-    ]  # fmt: skip
-    assert [job.wait(120) for job in jobs] == [0, 0, 0]
+    words = (folder, f"local-dir:{model_folder}", tmp_path / "store")
+    jobs = [WarmProcess(JOB, *words, i, folder=tmp_path) for i in range(3)]
+    assert [job.wait(seconds=120) for job in jobs] == [0, 0, 0], [job.err.read_text() for job in jobs]
     assert run(folder).nothing_to_do
     same_as_afresh(run, folder, tmp_path, model_folder)
     assert not verify(FeatureStore.open(tmp_path / "store"), deep=True).damaged

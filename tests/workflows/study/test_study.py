@@ -249,6 +249,7 @@ def test_no_file_and_no_yaml(tmp_path: Path) -> None:
         read_study(tmp_path / "broken.yaml")
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_dask_workers_give_the_same(tmp_path: Path) -> None:
     pytest.importorskip("distributed", reason="dask.distributed is not installed")
     path = write(tmp_path, layers=["last"])
