@@ -1,10 +1,7 @@
 """Fine-tuning that is stopped and started again: the same losses, the same network, to the bit."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 
 import pytest
 from shapes import MODEL
+from warm_processes import WarmProcess
 
 from toptune.store import ConflictError, CorruptError, InputError, InterruptedRunError
 from toptune.workflows import FineTunedRun, finetune
@@ -135,29 +133,28 @@ def test_leftovers_of_a_killed_writer_are_cleared(photos: Path, unfinished: Path
 
 
 def test_a_signal_ends_the_command_with_code_3_and_it_resumes(photos: Path, tmp_path: Path) -> None:
+    program = "import sys; from toptune.cli import main; main(sys.argv[1:])"
     words = [
-        sys.executable, "-m", "toptune.cli", "finetune", str(photos), "--model", MODEL, "--out",
-        str(tmp_path / "run"), "--precision", "fp32", "--learning-rate", "1e-3", "--grace", "0.001",
-        "--batch-size", "4", "--epochs",
+        "finetune", photos, "--model", MODEL, "--out", tmp_path / "run", "--precision", "fp32",
+        "--learning-rate", "1e-3", "--grace", "0.001", "--batch-size", 4, "--epochs", 5000,
     ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    work = subprocess.Popen([*words, "5000"], stderr=subprocess.PIPE, text=True, env=environment)
+    work = WarmProcess(program, *words, folder=tmp_path)
     state = tmp_path / "run.unfinished" / "state.json"
     deadline = time.monotonic() + 120
     while not state.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     work.send_signal(signal.SIGTERM)
-    _, err = work.communicate(timeout=60)
-    assert work.returncode == 3, err
+    code, err = work.wait(), work.err.read_text()
+    assert code == 3, err
     assert "SIGTERM: the epoch at hand is finished if" in err
     assert err.splitlines()[-1].endswith("the same command resumes")
     n_epochs = len(json.loads(state.read_text())["epochs"])
     assert n_epochs >= 1
     # Killed for good, at any moment.
-    work = subprocess.Popen([*words, "5000"], stderr=subprocess.DEVNULL, text=True, env=environment)
+    work = WarmProcess(program, *words, folder=tmp_path)
     while len(json.loads(state.read_text())["epochs"]) == n_epochs and time.monotonic() < deadline:
         time.sleep(0.02)
-    work.kill()
-    work.wait()
+    work.send_signal(signal.SIGKILL)
+    assert work.wait() == -signal.SIGKILL
     assert len(json.loads(state.read_text())["epochs"]) > n_epochs
     assert not (tmp_path / "run").exists()
