@@ -130,6 +130,16 @@ class PipelineProfile:
                         if within is not None:
                             counter[within] -= seconds
 
+    def add(self, name: str, seconds: float, images: int, *, within: str | None = None) -> None:
+        """Count time that a device spent in a stage, as its own clock tells, in place of that of a thread."""
+        if self._is_running:
+            with self._lock:
+                self._images[name] += images
+                for counter in (self._wall, self._cpu):
+                    counter[name] += seconds
+                    if within is not None:
+                        counter[within] -= seconds
+
     def ask(self, name: str, *, is_ready: bool) -> None:
         """Note whether an image waited in the queue before a stage when a worker asked for one."""
         if self._is_running:

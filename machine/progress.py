@@ -30,6 +30,8 @@ class Standing:
         Rate since the first batch was done; 0 while only that batch is done.
     read, compute, write : float
         Seconds of reading, of forward passes, and of committing.
+    device : float
+        Seconds that a CUDA device took for the passes; 0 without one.
     """
 
     done: int
@@ -39,6 +41,7 @@ class Standing:
     read: float
     compute: float
     write: float
+    device: float = 0.0
 
     @property
     def seconds_left(self) -> float | None:
@@ -48,7 +51,8 @@ class Standing:
     @property
     def clocks(self) -> str:
         """The seconds of reading, computing and writing, in words."""
-        return f"read {self.read:.0f} s, compute {self.compute:.0f} s, write {self.write:.0f} s"
+        device = f" (device {self.device:.0f} s)" if self.device else ""
+        return f"read {self.read:.0f} s, compute {self.compute:.0f} s{device}, write {self.write:.0f} s"
 
     def __str__(self) -> str:
         left = "" if self.seconds_left is None else f"{self.seconds_left:.0f} s left, "
@@ -70,6 +74,7 @@ class Standing:
                 "failed": self.failed,
                 "seconds_read": round(self.read, 2),
                 "seconds_compute": round(self.compute, 2),
+                "seconds_device": round(self.device, 2),
                 "seconds_write": round(self.write, 2),
             },
             allow_nan=False,
@@ -106,6 +111,7 @@ class ExtractionProgress:
             read=read,
             compute=compute,
             write=write,
+            device=self.clocks.device_seconds(),
         )
         self._show(self.last)
 
@@ -114,7 +120,8 @@ class ExtractionProgress:
         if self.last is None:
             return None
         read, compute, write = self.clocks.seconds()
-        return Standing(**(vars(self.last) | {"read": read, "compute": compute, "write": write}))
+        now = {"read": read, "compute": compute, "write": write, "device": self.clocks.device_seconds()}
+        return Standing(**(vars(self.last) | now))
 
 
 @contextmanager

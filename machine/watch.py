@@ -22,10 +22,20 @@ class Clocks:
     def __init__(self) -> None:
         self._before: Seconds = (0.0, 0.0, 0.0)
         self._now: Callable[[], Seconds] | None = None
+        self._device_before = 0.0
+        self._device: Callable[[], float] = float
 
-    def follow(self, now: Callable[[], Seconds]) -> None:
-        """Add the clocks of another job to the seconds that were counted so far."""
+    def follow(self, now: Callable[[], Seconds], device: Callable[[], float] = float) -> None:
+        """Add the clocks of another job to the seconds that were counted so far.
+
+        `device` returns the seconds that a CUDA device computed; without one it is 0.
+        """
         self._before, self._now = self.seconds(), now
+        self._device_before, self._device = self.device_seconds(), device
+
+    def device_seconds(self) -> float:
+        """Return the seconds of CUDA devices, apart from the host's, which launches and waits meanwhile."""
+        return self._device_before + self._device()
 
     def seconds(self) -> Seconds:
         """Return the seconds of reading (averaged over its threads), of forward passes, of committing."""
@@ -74,9 +84,9 @@ class Watch:
         self._units_done = 0
         self._unit: tuple[int, float] | None = None
 
-    def begin_job(self, clocks: Callable[[], Seconds]) -> None:
-        """Take over the clocks of a job that begins."""
-        self.clocks.follow(clocks)
+    def begin_job(self, clocks: Callable[[], Seconds], device: Callable[[], float] = float) -> None:
+        """Take over the clocks of a job that begins; see `Clocks.follow`."""
+        self.clocks.follow(clocks, device)
         self._unit = None
 
     def may_begin(self, n_rows: int) -> bool:

@@ -12,13 +12,12 @@ import torch
 from PIL import Image
 from timm.data import resolve_data_config
 
-from toptune.costs.stages import PipelineProfile
 from toptune.errors import InputError
 from toptune.extract.backbone.batch_limit import BatchLimit
 from toptune.extract.backbone.build import build_model
 from toptune.extract.backbone.copies import CopyStreams
 from toptune.extract.backbone.folding import FOLDED, fold_batch_norms
-from toptune.extract.backbone.forward import ForwardPass, find_blocks, inspect_taps, pooled
+from toptune.extract.backbone.forward import Around, ForwardPass, find_blocks, inspect_taps, pooled
 from toptune.extract.backbone.model_name import parse_model_name
 from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec, check_transform
 from toptune.extract.backbone.taps import LAST, Tap, TapArray, select_names, tap_arrays
@@ -129,7 +128,7 @@ class Backbone:
         self,
         batch: torch.Tensor,
         arrays: Sequence[str | TapArray],
-        profile: PipelineProfile | None = None,
+        around: Around | None = None,
     ) -> dict[str, torch.Tensor]:
         """Compute arrays in one forward pass.
 
@@ -139,8 +138,8 @@ class Backbone:
             Images as `transform` gives them, stacked.
         arrays : sequence of str or TapArray
             Names ``<tap>.<pooling>``.
-        profile : PipelineProfile, optional
-            Measures the poolings, apart from the stage ``forward`` that the caller measures.
+        around : callable, optional
+            Makes a context that measures the poolings of a tap, from the number of images to count.
 
         Returns
         -------
@@ -158,7 +157,7 @@ class Backbone:
                     self.model, taps, self._sample, is_compiled="compiled" in self.recipe.forward
                 )
             batch = batch.to(self.device, self._dtype, memory_format=torch.channels_last)
-            return pooled(self._passes[taps], batch, wanted, profile)
+            return pooled(self._passes[taps], batch, wanted, around)
 
     def leave_device(self) -> None:
         """Move the network to main memory, so that other processes have the memory of its device.

@@ -4,6 +4,7 @@ import inspect
 import math
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -11,7 +12,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from toptune.costs.stages import PipelineProfile, timed
 from toptune.errors import InputError
 from toptune.extract.backbone.pooling import TapValue, pool
 from toptune.extract.backbone.taps import LAST, Kind, Tap, TapArray
@@ -19,6 +19,8 @@ from toptune.machine.device_memory import is_out_of_memory
 
 Mode = Literal["call", "joint", "separate"]
 Sink = Callable[[str, TapValue], None]
+# Makes a context for some work on so many images, which measures it.
+Around = Callable[[int], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -307,10 +309,12 @@ def pooled(
     forward: ForwardPass,
     batch: torch.Tensor,
     arrays: Sequence[TapArray],
-    profile: PipelineProfile | None = None,
+    around: Around | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Run one pass and pool each tap on the device; return arrays ``(b, dim)`` of float32 by name."""
-    is_waited_for = profile is not None and batch.device.type == "cuda"
+    """Run one pass and pool each tap on the device; return arrays ``(b, dim)`` of float32 by name.
+
+    `around` makes a context for the poolings of each tap.
+    """
     by_tap: dict[str, list[TapArray]] = {}
     for array in arrays:
         by_tap.setdefault(array.tap.name, []).append(array)
@@ -319,16 +323,11 @@ def pooled(
     # Outputs are pooled as soon as the pass gives them, so that those of hooked modules need not be held to
     # the end.
     def keep(name: str, value: TapValue) -> None:
-        if is_waited_for:
-            torch.cuda.synchronize(batch.device)  # Otherwise the pass would be counted as pooling.
         # An image counts once, however many taps are pooled. An export traces this code with a free batch
         # size, which asking for the length would fix.
-        n_images = 0 if profile is None or outputs else len(batch)
-        with timed(profile, "pool", n_images, within="forward"):
+        with nullcontext() if around is None else around(0 if outputs else len(batch)):
             for array in by_tap[name]:
                 outputs[array.name] = pool(value, array.pooling)
-            if is_waited_for:
-                torch.cuda.synchronize(batch.device)
 
     forward.run(batch, keep)
     return outputs

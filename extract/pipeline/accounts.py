@@ -16,18 +16,20 @@ class ModelDone:
     ----------
     n_failed : int
         Images that could not be used.
-    seconds_compute, seconds_write : float
-        Seconds of the model's forward passes and of committing its features.
+    seconds_compute, seconds_device, seconds_write : float
+        Seconds of the model's forward passes, of a CUDA device in them, and of committing its features.
     """
 
     n_failed: int = 0
     seconds_compute: float = 0.0
+    seconds_device: float = 0.0
     seconds_write: float = 0.0
 
     def __add__(self, other: "ModelDone") -> "ModelDone":
         return ModelDone(
             n_failed=self.n_failed + other.n_failed,
             seconds_compute=self.seconds_compute + other.seconds_compute,
+            seconds_device=self.seconds_device + other.seconds_device,
             seconds_write=self.seconds_write + other.seconds_write,
         )
 
@@ -74,10 +76,12 @@ def share_costs(finished: Sequence[UnitValues], costs: Costs) -> list[UnitValues
         The same values with their costs.
     """
     # A process has one clock of CPU seconds and one of energy, and several models compute in it at once:
-    # forward seconds, which are measured for each model, say how the work was divided.
-    total = sum(values.seconds_compute for values in finished)
+    # forward seconds, which are measured for each model, say how the work was divided. The host's seconds of
+    # a CUDA device are those of waiting, whichever model the device worked for.
+    spent = [values.seconds_device or values.seconds_compute for values in finished]
+    total = sum(spent)
     # Where images were read and nothing was computed, the models have equal parts in the costs.
-    parts = [values.seconds_compute / total if total else 1 / len(finished) for values in finished]
+    parts = [each / total if total else 1 / len(finished) for each in spent]
     return [
         replace(
             values,
@@ -86,6 +90,7 @@ def share_costs(finished: Sequence[UnitValues], costs: Costs) -> list[UnitValues
                 "energy_joules": part * costs["energy_joules"],
                 "energy_estimate": costs["energy"]["estimate"],
                 "peak_memory_bytes": costs["peak_memory_bytes"],
+                **({"device_seconds": values.seconds_device} if values.seconds_device else {}),
             },
         )
         for values, part in zip(finished, parts, strict=True)

@@ -192,8 +192,11 @@ class DeviceDecoder:
                 refused = self._fitting(partial(self._decode_jpegs, batch), some)
                 others |= {place: images[place].data for places in refused for place in places}
             self._decode_others(batch, others)
+        network = torch.cuda.current_stream(self._device)
+        # Where every image of a batch failed, nothing above has waited for the zeros.
+        network.wait_stream(self._stream)
         for each in batch.pixels:
-            each.record_stream(torch.cuda.current_stream(self._device))
+            each.record_stream(network)
         self.seconds += time.perf_counter() - start
         return batch
 

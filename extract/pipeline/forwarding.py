@@ -1,6 +1,7 @@
 """A batch of pixels goes through one forward pass, and the results begin to move to main memory."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +9,8 @@ import torch
 
 from toptune.costs.stages import PipelineProfile, timed
 from toptune.extract.backbone.backbone import Backbone
+from toptune.extract.backbone.copies import DeviceTimer
+from toptune.extract.backbone.forward import Around
 from toptune.extract.backbone.taps import TapArray
 from toptune.extract.pipeline.transfers import BatchTransfer, Pixels, Transfer, start_transfer, to_device
 from toptune.store.arrays.unit_values import all_finite
@@ -40,7 +43,8 @@ def forward_pixels(
         Cut a batch that does not fit into the device's memory into parts, with a warning. Measurements of
         batch sizes set False, because parts would hide that a size does not fit.
     profile : PipelineProfile, optional
-        Measures the pass and the poolings, and for that waits for a CUDA device after each of them.
+        Measures the pass and the poolings, or on a CUDA device how long they are launched; see
+        `BatchTransfer.device_seconds` for what the device takes.
 
     Returns
     -------
@@ -59,16 +63,28 @@ def forward_pixels(
     def work(pixels: Pixels) -> Transfer:
         # Bytes move to the device, and become floats there: a float32 image is four times as large on its
         # way.
-        with timed(profile, "forward", len(pixels)):
-            there = backbone.transform.normalize(to_device(pixels, backbone.device, backbone.copies))
-            outputs = backbone.forward(there, arrays, profile)
-        return start_transfer(outputs, dtypes or {}, backbone.copies)
+        timer = None if backbone.copies is None else DeviceTimer()
+        with timed(profile, "forward" if timer is None else "launch", len(pixels)):
+            there = to_device(pixels, backbone.device, backbone.copies)
+            with nullcontext() if timer is None else timer.part("forward"):
+                there = backbone.transform.normalize(there)
+                outputs = backbone.forward(there, arrays, _around_pooling(profile, timer))
+        return start_transfer(outputs, dtypes or {}, backbone.copies, timer)
 
     with torch.inference_mode():
         if not may_cut:
             return BatchTransfer((work(pixels),), pixels)
         parts = backbone.batch_limit.compute(work, pixels, backbone.device, one=one_pass(pixels))
         return BatchTransfer(tuple(parts), pixels)
+
+
+def _around_pooling(profile: PipelineProfile | None, timer: DeviceTimer | None) -> Around | None:
+    """Measure poolings apart from the pass around them, where there is a profile."""
+    if profile is None:
+        return None
+    if timer is not None:
+        return lambda _: timer.part("pool")
+    return lambda n_images: timed(profile, "pool", n_images, within="forward")
 
 
 def find_overflows(

@@ -111,6 +111,7 @@ class Pass:
                 ModelDone(
                     n_failed=lane.n_failed,
                     seconds_compute=lane.seconds_compute,
+                    seconds_device=lane.seconds_device,
                     seconds_write=self.writers[lane].seconds,
                 )
                 for lane in self.lanes
@@ -147,7 +148,9 @@ class Pass:
                     stack.enter_context(request.options.profile.running(n_workers))
                 for writer in self.writers.values():
                     stack.enter_context(writer)
-                request.watch.begin_job(lambda: self._clocks(reader))
+                request.watch.begin_job(
+                    lambda: self._clocks(reader), lambda: sum(lane.seconds_device for lane in self.lanes)
+                )
                 loop = _UnitLoop(self.writers, places, reader, streams, tally)
                 loop.run(self.units)
         except KeyboardInterrupt:
@@ -161,6 +164,7 @@ class Pass:
         self.seconds_read, self.narrow = done.seconds_read, done.narrow
         for lane, model in zip(self.lanes, done.models, strict=True):
             lane.n_failed, lane.seconds_compute = model.n_failed, model.seconds_compute
+            lane.seconds_device = model.seconds_device
             self.writers[lane].seconds = model.seconds_write
 
     def _clocks(self, reader: BatchReader) -> tuple[float, float, float]:
@@ -193,6 +197,7 @@ class Pass:
             images_per_second=work.rows / self.seconds,
             seconds_read=self.seconds_read,
             seconds_compute=lane.seconds_compute,
+            seconds_device=lane.seconds_device,
             seconds_write=self.writers[lane].seconds,
             bytes_written=sum(
                 row_bytes[name] * length(self._slices(unit))

@@ -33,6 +33,7 @@ class _OpenUnit:
     failed: dict[int, str] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
     seconds_compute: float = 0.0
+    seconds_device: float = 0.0
 
     def place(self, batch: Batch) -> slice:
         return slice(batch.rows.start - self.start, batch.rows.stop - self.start)
@@ -55,13 +56,16 @@ class Lane:
     n_failed : int
         Images so far that could not be used.
     seconds_compute : float
-        Seconds of the forward passes so far, shared by their streams.
+        Seconds of the forward passes so far, shared by their streams; on a CUDA device the seconds in which
+        they were launched and waited for.
+    seconds_device : float
+        Seconds that a CUDA device took for the passes so far.
     """
 
     def __init__(self, work: ModelWork) -> None:
         self.work = work
         self.n_failed = 0
-        self.seconds_compute = 0.0
+        self.seconds_compute, self.seconds_device = 0.0, 0.0
         self._open: deque[_OpenUnit] = deque()
         self._launched: deque[tuple[_OpenUnit, Batch, Future[Timed[BatchTransfer]]]] = deque()
         self._finished = 0.0
@@ -126,16 +130,27 @@ class Lane:
         missing = self.work.missing
         wanted = {name: array for name, array in unit.values.items() if unit.number in missing[name]}
         return UnitValues(
-            unit.number, wanted, unit.failed, seconds=seconds, seconds_compute=unit.seconds_compute
+            unit.number,
+            wanted,
+            unit.failed,
+            seconds=seconds,
+            seconds_compute=unit.seconds_compute,
+            seconds_device=unit.seconds_device,
         )
 
     def _fetch(self) -> None:
         unit, batch, future = self._launched.popleft()
         profile = self.work.request.options.profile
         if profile is not None:
-            profile.ask("transfer", is_ready=future.done())
+            profile.ask("transfer", is_ready=future.done() and future.result()[0].is_done())
         transfer, seconds = future.result()
         start = time.perf_counter()
+        # The wait for a device is no work of the main thread.
+        transfer.wait()
+        on_device = transfer.device_seconds()
+        if profile is not None and on_device:
+            profile.add("forward", on_device["forward"], length(batch.rows))
+            profile.add("pool", on_device.get("pool", 0.0), length(batch.rows), within="forward")
         with timed(profile, "transfer", length(batch.rows)):
             outputs = transfer.result()
             self._check_range(batch, outputs)
@@ -147,6 +162,8 @@ class Lane:
         seconds += time.perf_counter() - start
         unit.seconds_compute += seconds
         self.seconds_compute += seconds
+        unit.seconds_device += on_device.get("forward", 0.0)
+        self.seconds_device += on_device.get("forward", 0.0)
 
     def _check_range(self, batch: Batch, outputs: Mapping[str, npt.NDArray[np.floating]]) -> None:
         reason, places = find_overflows(self.work.backbone, outputs)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toptune.extract.backbone.copies import CopyStreams, StagingRing
+from toptune.extract.backbone.copies import CopyStreams, DeviceTimer, StagingRing
 from toptune.machine.device_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,10 @@ class PixelBuffers:
 class Waitable(Protocol):
     """Something to wait for, such as `torch.cuda.Event`."""
 
+    def query(self) -> bool:
+        """Say whether the device has done everything before the event."""
+        ...
+
     def synchronize(self) -> None:
         """Wait until the device has done everything before the event."""
         ...
@@ -91,6 +95,16 @@ class Transfer:
     narrow: Mapping[str, torch.Tensor]
     overflows: Mapping[str, torch.Tensor]
     done: Waitable | None
+    timer: DeviceTimer | None = None
+
+    def is_done(self) -> bool:
+        """Say whether everything has arrived."""
+        return self.done is None or self.done.query()
+
+    def wait(self) -> None:
+        """Wait until everything has arrived."""
+        if self.done is not None and not self.done.query():
+            self.done.synchronize()
 
     def result(self) -> dict[str, npt.NDArray[np.float32]]:
         """Wait, and return arrays ``(b, dim)`` in main memory by name.
@@ -98,8 +112,7 @@ class Transfer:
         Arrays that are to be float16 come as float16. An array that would overflow stays float32, so that the
         store can name the image.
         """
-        if self.done is not None:
-            self.done.synchronize()
+        self.wait()
         found: dict[str, npt.NDArray[np.float32]] = {}
         for name, wide in self.outputs.items():
             overflow = self.overflows.get(name)
@@ -123,6 +136,26 @@ class BatchTransfer:
     parts: tuple[Transfer, ...]
     pixels: Pixels
 
+    def is_done(self) -> bool:
+        """Say whether everything has arrived."""
+        return all(part.is_done() for part in self.parts)
+
+    def wait(self) -> None:
+        """Wait until everything has arrived."""
+        for part in self.parts:
+            part.wait()
+
+    def device_seconds(self) -> dict[str, float]:
+        """Return what a CUDA device took for the pass and, in it, for the poolings; nothing elsewhere.
+
+        The values must have arrived.
+        """
+        found: dict[str, float] = {}
+        for part in self.parts:
+            for name, seconds in ({} if part.timer is None else part.timer.seconds()).items():
+                found[name] = found.get(name, 0.0) + seconds
+        return found
+
     def result(self) -> dict[str, npt.NDArray[np.float32]]:
         """Wait, and return arrays ``(b, dim)`` in main memory by name; see `Transfer.result`."""
         found = [part.result() for part in self.parts]
@@ -133,7 +166,10 @@ class BatchTransfer:
 
 
 def start_transfer(
-    outputs: Mapping[str, torch.Tensor], dtypes: Mapping[str, str], copies: CopyStreams | None = None
+    outputs: Mapping[str, torch.Tensor],
+    dtypes: Mapping[str, str],
+    copies: CopyStreams | None = None,
+    timer: DeviceTimer | None = None,
 ) -> Transfer:
     """Convert what is to be float16 on the device, and begin to move everything to main memory.
 
@@ -145,6 +181,8 @@ def start_transfer(
         Types in the store; arrays without one stay float32.
     copies : CopyStreams, optional
         Streams of the device that computes, if the device is a CUDA device.
+    timer : DeviceTimer, optional
+        Has timed the pass.
     """
     narrow: dict[str, torch.Tensor] = {}
     overflows: dict[str, torch.Tensor] = {}
@@ -161,4 +199,4 @@ def start_transfer(
     moved, done = copies.to_host([values for part in parts for values in part.values()])
     arriving = iter(moved)
     narrow, overflows, wide = ({name: next(arriving) for name in part} for part in parts)
-    return Transfer({**outputs, **wide}, narrow, overflows, done)
+    return Transfer({**outputs, **wide}, narrow, overflows, done, timer)

@@ -36,6 +36,8 @@ class UnitValues:
         Seconds that the unit took.
     seconds_compute : float
         Seconds of the unit's forward passes.
+    seconds_device : float
+        Seconds that a CUDA device took for them.
     costs : mapping, optional
         CPU seconds, energy and memory that the unit took; see `LedgerEntry`.
     """
@@ -45,6 +47,7 @@ class UnitValues:
     failed: Mapping[int, str]
     seconds: float
     seconds_compute: float
+    seconds_device: float = 0.0
     costs: Mapping[str, Any] | None = None
 
 

@@ -119,9 +119,9 @@ class ExtractOptions:
     clocks : Clocks, optional
         Clocks that show, while the extraction runs, what its stages took.
     profile : PipelineProfile, optional
-        Measures the stages (`toptune.extract.extraction_profile` makes one). On CUDA, every pass is waited
-        for, so that the extraction is slower than without. Not together with `dask` or several devices, whose
-        stages run in other processes.
+        Measures the stages (`toptune.extract.extraction_profile` makes one). On CUDA, events time what the
+        device does, and nothing waits for them. Not together with `dask` or several devices, whose stages run
+        in other processes.
     dask : str, optional
         Address of a dask.distributed scheduler whose workers compute the units, ``local:N`` for N processes
         on this machine, or ``slurm``, ``pbs``, ``lsf`` for jobs of a batch system (needs dask-jobqueue).

@@ -145,9 +145,11 @@ class ExtractSummary:
     images_per_second : float
         Rate over the time from the first read to the last commit; 0 if nothing was computed.
     seconds_read, seconds_compute, seconds_write : float
-        Time that reading and decoding took (shared by its threads), that the forward passes took, and that
-        committing took. The stages overlap: the largest says what to fix. Over several workers they are added
-        up.
+        Time that reading and decoding took (shared by its threads), that the forward passes took (on a CUDA
+        device: that they were launched and waited for), and that committing took. The stages overlap: the
+        largest says what to fix. Over several workers they are added up.
+    seconds_device : float
+        Time that a CUDA device took for the forward passes, by its own clock; 0 without one.
     seconds_total : float
         Seconds of the whole call, loading the model included.
     bytes_written : int
@@ -193,6 +195,7 @@ class ExtractSummary:
     seconds_read: float = 0.0
     seconds_compute: float = 0.0
     seconds_write: float = 0.0
+    seconds_device: float = 0.0
     seconds_total: float = 0.0
     bytes_written: int = 0
     arrays: tuple[ArrayPlan, ...] = ()
@@ -255,8 +258,9 @@ class ExtractSummary:
             f"{counted(self.units_total, 'unit')} computed"
             + (f", {self.units_already} there before" if self.units_already else "")
             + f": {self.images_per_second:.1f} images/s, {shown_bytes(self.bytes_written)} written",
-            f"read {self.seconds_read:.1f} s, compute {self.seconds_compute:.1f} s, "
-            f"write {self.seconds_write:.1f} s, total {self.seconds_total:.1f} s",
+            f"read {self.seconds_read:.1f} s, compute {self.seconds_compute:.1f} s"
+            + (f" (device {self.seconds_device:.1f} s)" if self.seconds_device else "")
+            + f", write {self.seconds_write:.1f} s, total {self.seconds_total:.1f} s",
             *self._contents(),
             *([describe_costs(self.costs)] if self.costs is not None else []),
             f"stored in {self.cache}",

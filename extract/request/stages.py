@@ -27,6 +27,11 @@ STAGES = {
         workers=_MAIN,
         advice="resize on the CPU by --decode fast where cores are free, or store smaller images",
     ),
+    "launch": Stage(
+        workers=_MAIN,
+        advice="the CPU launches kernels more slowly than the GPU computes them: take a larger --batch-size, "
+        "or --compile",
+    ),
     "forward": Stage(
         workers=_PASSES,
         is_computing=True,

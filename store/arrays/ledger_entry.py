@@ -47,8 +47,8 @@ class LedgerEntry:
     cache : str, optional
         `binding` of the cache that the unit belongs to. Entries from before this field have none.
     costs : Mapping, optional
-        ``cpu_seconds``, ``energy_joules``, ``energy_estimate`` (whether the joules are one) and
-        ``peak_memory_bytes``, over all arrays written together.
+        ``cpu_seconds``, ``energy_joules``, ``energy_estimate`` (whether the joules are one),
+        ``peak_memory_bytes`` and, from a CUDA device, ``device_seconds``, over all arrays written together.
     """
 
     array: str

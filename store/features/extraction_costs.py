@@ -53,7 +53,8 @@ def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, fl
     dict
         ``extract_seconds`` (wall clock), ``extract_pictures``, ``extract_bytes`` stored; where every unit's
         entry has them, also ``extract_cpu_seconds``, ``extract_joules``, ``extract_energy_estimate`` (whether
-        any of these joules is an estimate) and ``extract_peak_memory_bytes``. Empty for imported features.
+        any of these joules is an estimate) and ``extract_peak_memory_bytes``; and ``extract_device_seconds``
+        where CUDA devices computed. Empty for imported features.
     """
     if features.recipe.is_imported:
         return {}
@@ -86,5 +87,7 @@ def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, fl
     if told and len(told) == len(known):
         found |= {name: sum(costs[key] for costs in told) for name, key in _ADDED.items()}
         found["extract_energy_estimate"] = any(costs["energy_estimate"] for costs in told)
+        if any("device_seconds" in costs for costs in told):
+            found["extract_device_seconds"] = sum(costs.get("device_seconds", 0.0) for costs in told)
         found["extract_peak_memory_bytes"] = max(costs["peak_memory_bytes"] for costs in told)
     return found

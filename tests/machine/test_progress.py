@@ -61,6 +61,7 @@ def test_json_lines_once_a_minute_and_at_the_end(
         "failed": 2,
         "seconds_read": 80.0,
         "seconds_compute": 144.0,
+        "seconds_device": 0.0,
         "seconds_write": 16.0,
     }
 
@@ -76,6 +77,9 @@ def test_clocks_of_several_jobs_add_up() -> None:
         progress.clocks.follow(lambda: (1.0, 2.0, 3.0))
         progress.clocks.follow(lambda: (0.5, 0.25, 0.0))
         assert progress.clocks.seconds() == (1.5, 2.25, 3.0)
+        progress.clocks.follow(lambda: (0.0, 1.0, 0.0), lambda: 0.75)
+        progress.clocks.follow(lambda: (0.0, 1.0, 0.0), lambda: 0.5)
+        assert (progress.clocks.device_seconds(), progress.clocks.seconds()) == (1.25, (1.5, 4.25, 3.0))
 
 
 def test_the_bar_shows_the_clocks(clock: list[float]) -> None:

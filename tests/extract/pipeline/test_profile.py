@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_cuda import fake_cuda
@@ -10,10 +11,12 @@ from fake_cuda import fake_cuda
 from toptune.errors import InputError
 from toptune.extract import extract, extraction_profile
 from toptune.extract.request.stages import STAGES
+from toptune.store import FeatureStore
+from toptune.store.features.extraction_costs import extraction_costs
 
 MODEL = "random:test_resnet"
-# Those of --decode gpu are the only ones that another route does not have.
-USED = [stage for stage in STAGES if not stage.startswith("device")]
+# Those of --decode gpu and the launch of passes are the only ones that a CPU does not have.
+USED = [stage for stage in STAGES if not stage.startswith("device") and stage != "launch"]
 
 
 def test_every_stage_sees_every_image(
@@ -50,12 +53,28 @@ def test_the_table_names_the_stages(
         assert (code, out.strip().splitlines()[-1]) == (0, "profile: nothing ran, so nothing was measured")
 
 
-def test_a_pass_on_cuda_is_waited_for(photos: Path, tmp_path: Path) -> None:
-    profile = extraction_profile()
+def test_events_time_a_cuda_device_apart_from_the_host_and_nothing_waits_for_them(
+    photos: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    profile, store = extraction_profile(), tmp_path / "store"
+    options: dict[str, Any] = {"precision": "fp32", "decode": "exact", "dtype": "float32", "batch_size": 12}
     with fake_cuda() as counts:
-        extract(photos, model=MODEL, store=tmp_path / "store", device="cuda", batch_size=12, profile=profile)
-    assert counts.waits["synchronize"] >= 3
-    assert {use.stage: use.images for use in profile.uses() if use.images} == dict.fromkeys(USED, 36)
+        summary = extract(photos, model=MODEL, store=store, device="cuda", profile=profile, **options)
+        waits = {place.rpartition(" ")[2]: n for place, n in counts.places.items() if ".pipeline." in place}
+    assert waits == {"event": 3}
+    uses = {use.stage: use for use in profile.uses() if use.images}
+    assert {name: use.images for name, use in uses.items()} == dict.fromkeys([*USED, "launch"], 36)
+    assert (uses["forward"].workers, uses["launch"].workers) == ("forward passes", "main thread")
+    # An operation of the pretended device takes a millisecond: the clock of the host has no part in the sum.
+    on_device = uses["forward"].seconds + uses["pool"].seconds
+    assert summary.seconds_device == pytest.approx(on_device)
+    assert on_device == pytest.approx(round(1e3 * on_device) / 1e3)
+    assert 0 < uses["pool"].seconds < uses["forward"].seconds
+    assert f"s (device {summary.seconds_device:.1f} s), write" in str(summary)
+    (cache,) = FeatureStore.open(store).caches()
+    recorded = extraction_costs(cache, ["last.none"])
+    assert recorded["extract_device_seconds"] == pytest.approx(summary.seconds_device)
+    assert "extract_cpu_seconds" in recorded
 
 
 def test_stages_of_other_processes_are_not_measured(photos: Path, tmp_path: Path) -> None:
