@@ -12,6 +12,7 @@ from toptune.commands.data.backbones import layers, models
 from toptune.commands.data.extraction import extract
 from toptune.commands.first_steps import demo, doctor
 from toptune.commands.runs.advising import advise
+from toptune.commands.runs.blending import blend
 from toptune.commands.runs.comparison import compare, layers_report
 from toptune.commands.runs.finetuning import finetune
 from toptune.commands.runs.scoring import evaluate, export_run, predict, report, verify_runs
@@ -25,7 +26,7 @@ __all__ = ["COMMANDS"]
 COMMANDS: Mapping[str, Sequence[click.Command]] = {
     "First steps": (demo, doctor),
     "From images to features": (extract, models, layers, store),
-    "From features to a classifier": (train, layers_report, compare),
+    "From features to a classifier": (train, blend, layers_report, compare),
     "Use a classifier": (evaluate, predict, export_run, report, verify_runs),
     "Compare with fine-tuning": (advise, finetune, study),
     "Clusters": (jobs,),

@@ -9,6 +9,7 @@ from .estimators.logistic import StreamingLogisticClassifier as StreamingLogisti
 from .estimators.nearest_mean import NearestMeanClassifier as NearestMeanClassifier
 from .estimators.nearest_neighbors import NearestNeighborClassifier as NearestNeighborClassifier
 from .estimators.ridge import StreamingRidgeClassifier as StreamingRidgeClassifier
+from .fusion.blending import blend as blend
 from .fusion.evaluation import evaluate_run as evaluate_run
 from .fusion.fused_run import (
     FusedRun as FusedRun,

@@ -33,6 +33,13 @@ from toptune.machine.plans import plan_logger
 from toptune.train.heads.kinds import KINDS, is_cross_validated
 from toptune.train.heads.options import HeadOptions, refuse_without_meaning
 
+VERBOSE = click.option(
+    "--verbose",
+    "-v",
+    is_flag=True,
+    help="Say before a fit what the solver is going to do, and how much memory it will take.",
+)
+
 
 @click.command(
     cls=Command,
@@ -86,12 +93,7 @@ from toptune.train.heads.options import HeadOptions, refuse_without_meaning
     metavar="ADDRESS",
     help="Add up the sums on the workers of a dask scheduler at this address, or of local:N.",
 )
-@click.option(
-    "--verbose",
-    "-v",
-    is_flag=True,
-    help="Say before a fit what the solver is going to do, and how much memory it will take.",
-)
+@VERBOSE
 @JSON
 @click.pass_context
 def train(ctx: click.Context, /, root: str, as_json: bool, verbose: bool, **options: Any) -> None:

@@ -1,7 +1,7 @@
 """`FusedRun`: heads of several backbones in one RUN folder, whose weighted log-probabilities answer."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,6 +91,12 @@ class FusedRun:
         return self.record.to_json()
 
     @property
+    def left_out(self) -> dict[str, float]:
+        """Accuracy, log-loss and number of left-out rows, by weights that were chosen on other folds."""
+        found = (self.record.report or {}).get("left_out")
+        return dict(found) if isinstance(found, Mapping) else {}
+
+    @property
     def store(self) -> str:
         """Root folder of the store that the run was trained from."""
         return self.members[0].store
@@ -147,7 +153,7 @@ class FusedRun:
         if len(blocks) != len(self.members):
             raise InputError(
                 f"blocks of {len(blocks)} models for a run of {len(self.members)}; give one for each of "
-                f"{', '.join(member.model for member in self.fusion.members)}"
+                f"{', '.join(member.name for member in self.fusion.members)}"
             )
         counts = [block.shape[0] for block in blocks]
         if len(set(counts)) > 1:
@@ -200,10 +206,15 @@ class FusedRun:
                 if value is not None
             )
             lines.append(
-                f"  {member.weight:.3f} {member.model} ({member.head}, {run.saves.n_columns} features): "
+                f"  {member.weight:.3f} {member.name} ({member.head}, {run.saves.n_columns} features): "
                 f"{figures}"
             )
-        lines.append(f"temperature {fusion.temperature:.4g}")
+        told = ", ".join(
+            f"left-out {name.replace('_', ' ')} {value:.4f}"
+            for name, value in self.left_out.items()
+            if name != "n_rows" and value is not None
+        )
+        lines.append(f"together: {told}; temperature {fusion.temperature:.4g}")
         lines += [f"note: {warning}" for warning in self.record.warnings]
         lines += [f"note: {self.size_note}"] if self.size_note else []
         lines += [describe_costs(metrics["costs"])] if "costs" in metrics else []

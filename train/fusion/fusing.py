@@ -30,7 +30,6 @@ from toptune.train.runs.record import (
     MemberRecord,
     RunRecord,
     library_versions,
-    seal_run,
 )
 from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import Rows, Scored, score_together
@@ -46,7 +45,8 @@ class Member:
 
     Attributes
     ----------
-    model : str
+    name : str
+        What the head is called among the others.
     run : Run
     features : StoredFeatures
         The features of its model over the data set.
@@ -58,10 +58,10 @@ class Member:
     feature_bytes : int
         Bytes of the features of all images that the head uses.
     write : callable (folder, scored, metrics)
-        Writes the RUN folder of the head, into a folder that exists.
+        Writes the RUN folder of the head, sealed, into a folder that exists.
     """
 
-    model: str
+    name: str
     run: Run
     features: StoredFeatures
     left_out: LeftOutScores
@@ -211,11 +211,10 @@ def write_fused(
             target = folder / inner.folder
             target.mkdir(parents=True)
             member.write(target, own, mine)
-            seal_run(target)
             whole.append(replace(member.run, folder=run.folder / inner.folder, metrics=mine))
         table = [
             {
-                "model": inner.model, "head": inner.head, "weight": inner.weight,
+                "name": inner.name, "model": inner.model, "head": inner.head, "weight": inner.weight,
                 "accuracy": inner.left_out_accuracy, "log_loss": inner.left_out_log_loss, "is_chosen": True,
             }
             for inner in run.fusion.members
@@ -244,8 +243,9 @@ def _record(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weigh
         left_out = member.run.head.left_out
         members.append(
             MemberRecord(
-                folder=f"{MEMBERS}/{number}-{_slug(member.model)}",
-                model=member.model,
+                folder=f"{MEMBERS}/{number}-{_slug(member.name)}",
+                name=member.name,
+                model=member.run.record.model,
                 head=member.run.head.name,
                 weight=weight,
                 left_out_accuracy=left_out.accuracy if left_out else None,
@@ -257,14 +257,14 @@ def _record(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weigh
         store=base.store,
         dataset=base.dataset,
         dataset_version=base.dataset_version,
-        model=" + ".join(member.model for member in kept),
+        model=" + ".join(dict.fromkeys(member.run.record.model for member in kept)),
         classes=base.classes,
         options=_options(kept, dropped),
         split=base.split,
         folds=base.folds,
         manifest=base.manifest,
         selected={
-            "weights": {member.model: member.weight for member in members},
+            "weights": {member.name: member.weight for member in members},
             "temperature": pool.temperature,
         },
         warnings=tuple(_notes(kept, dropped, pool, weighing)),
@@ -285,14 +285,14 @@ def _record(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weigh
             are_equal=pool.is_equal,
             gain=weighing.gain,
             standard_error=weighing.standard_error,
-            dropped=tuple(member.model for member in dropped),
+            dropped=tuple(member.name for member in dropped),
         ),
     )
 
 
 def _options(kept: Sequence[Member], dropped: Sequence[Member]) -> dict[str, Any]:
     """Give the options that members share; of an option that differs, the value of each by its model."""
-    given = {member.model: member.run.record.options for member in (*kept, *dropped)}
+    given = {member.name: member.run.record.options for member in (*kept, *dropped)}
     names = dict.fromkeys(name for options in given.values() for name in options)
     options: dict[str, Any] = {}
     for name in names:
@@ -301,7 +301,8 @@ def _options(kept: Sequence[Member], dropped: Sequence[Member]) -> dict[str, Any
         options[name] = first if all(each == first for each in others) else values
     if isinstance(heads := options.get("head"), dict):
         options["head"] = " + ".join(dict.fromkeys(map(str, heads.values())))
-    return options | {"models": list(given), "fusion": LATE}
+    models = [member.run.record.model for member in (*kept, *dropped)]
+    return options | {"models": models, "fusion": LATE}
 
 
 def _notes(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weighing: Weighing) -> list[str]:
@@ -314,7 +315,7 @@ def _notes(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weighi
             f"by {gain}, which is no more than half a standard error"
         )
     notes += [
-        f"model {member.model!r} weighs nothing beside the others and is no part of the run; predictions are "
+        f"model {member.name!r} weighs nothing beside the others and is no part of the run; predictions are "
         "the same without it and need one backbone fewer"
         for member in dropped
     ]
@@ -322,10 +323,10 @@ def _notes(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weighi
     shared = [note for note in told[0] if all(note in others for others in told[1:])]
     notes += shared
     for member, own in zip(kept, told, strict=True):
-        notes += [f"{member.model}: {note}" for note in own if note not in shared]
+        notes += [f"{member.name}: {note}" for note in own if note not in shared]
     return notes
 
 
-def _slug(model: str) -> str:
-    """Make a part of a folder's name of the name of a model."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain_model_name(model))[:_SLUG_LENGTH].strip("-.") or "model"
+def _slug(name: str) -> str:
+    """Make a part of a folder's name of the name of a member."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain_model_name(name))[:_SLUG_LENGTH].strip("-.") or "model"

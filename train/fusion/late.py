@@ -16,6 +16,7 @@ from toptune.train.fusion.members import check_together, failed_in_any, open_mem
 from toptune.train.heads.trials import DEFAULT_BUDGET_SECONDS
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.runs.options import LATE, TrainOptions
+from toptune.train.runs.record import seal_run
 from toptune.train.runs.scoring import Scored
 from toptune.train.runs.training import (
     Fitted,
@@ -129,9 +130,10 @@ def _member(fitted: Fitted, rows: ChosenRows) -> Member:
     def write(folder: Path, scored: Scored, metrics: dict[str, object]) -> None:
         whole = replace(fitted, run=replace(fitted.run, metrics=metrics))
         whole.write(folder, rows, scored)
+        seal_run(folder)
 
     return Member(
-        model=fitted.prepared.model,
+        name=fitted.prepared.model,
         run=fitted.run,
         features=fitted.prepared.features,
         left_out=fitted.left_out,

@@ -27,6 +27,7 @@ class Head(Protocol):
     """A classifier on features that can be saved, and needs no training data once loaded."""
 
     name: str
+    params: dict[str, Any]
 
     @property
     def classes(self) -> list[str]:

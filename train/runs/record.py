@@ -196,6 +196,8 @@ class MemberRecord:
     ----------
     folder : str
         RUN folder of the head, within the folder of the fused run.
+    name : str
+        What the head is called in the run: its model, where no other member has the same.
     model : str
         The backbone.
     head : str
@@ -206,6 +208,7 @@ class MemberRecord:
     """
 
     folder: str
+    name: str
     model: str
     head: str
     weight: float

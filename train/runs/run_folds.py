@@ -101,7 +101,7 @@ def find_fold_change(
             n_folds=n_folds,
         )
     numbers = read_folds(run)
-    old = _folds(numbers, n_folds, _labels(before, run.train_rows))
+    old = folds_of(numbers, n_folds, _labels(before, run.train_rows))
     # Positions of the training rows among themselves: of each old row now, and of each new row before.
     train = difference.train
     now = difference.now[run.train_rows]
@@ -110,7 +110,7 @@ def find_fold_change(
     known = np.full(len(train), -1, dtype=np.int64)
     known[at_now[stays]] = numbers[stays]
     labels = _labels(after, train)
-    new = _folds(_dealt_on(known, labels, [keys[row] for row in train.tolist()], n_folds), n_folds, labels)
+    new = folds_of(_dealt_on(known, labels, [keys[row] for row in train.tolist()], n_folds), n_folds, labels)
     # Rows that stay as they are and change their place alone leave one place and enter the other.
     has_moved = np.zeros(len(numbers), dtype=np.bool_)
     has_moved[stays] = old.places[stays] != new.places[at_now[stays]]
@@ -181,7 +181,8 @@ def _dealt_on(known: Rows, labels: Sequence[str], keys: Sequence[str], n_folds: 
     return numbers
 
 
-def _folds(numbers: Rows, n_folds: int, labels: Sequence[str]) -> Folds:
+def folds_of(numbers: Rows, n_folds: int, labels: Sequence[str]) -> Folds:
+    """Give the folds of rows (n,) whose fold is known already, with the rows that take part."""
     classes, codes = np.unique(labels, return_inverse=True)
     # An update chooses nothing, so that it needs no two classes that can be left out.
     return validated(numbers, n_folds, codes.astype(np.int64), classes, may_lack=True)

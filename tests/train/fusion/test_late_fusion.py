@@ -80,8 +80,7 @@ def test_two_views_are_better_than_either(two_models: Store, tmp_path: Path) -> 
     run = train(store, models=["small", "large"], out=tmp_path / "run", **OPTIONS)
     assert isinstance(run, FusedRun)
     alone = [member.left_out_log_loss for member in run.fusion.members]
-    left_out = run.record.report["left_out"]  # type: ignore[index]
-    assert isinstance(left_out, dict)
+    left_out = run.left_out
     assert left_out["log_loss"] < min(value for value in alone if value is not None)
     assert left_out["n_rows"] == run.metrics["n_train"]
 
