@@ -10,6 +10,7 @@ import click
 from toptune.commands.batch_jobs import jobs
 from toptune.commands.data.backbones import layers, models
 from toptune.commands.data.extraction import extract
+from toptune.commands.data.inspection import inspect
 from toptune.commands.first_steps import demo, doctor
 from toptune.commands.runs.advising import advise
 from toptune.commands.runs.blending import blend
@@ -25,8 +26,13 @@ __all__ = ["COMMANDS"]
 # The sections of ``toptune --help``.
 COMMANDS: Mapping[str, Sequence[click.Command]] = {
     "First steps": (demo, doctor),
+<<<<<<< HEAD
     "From images to features": (extract, models, layers, store),
     "From features to a classifier": (train, blend, layers_report, compare),
+=======
+    "From images to features": (extract, inspect, models, layers, store),
+    "From features to a classifier": (train, layers_report, compare),
+>>>>>>> 13b9336 (A data set is looked at: copies, leaks between splits, wrong labels, outliers and odd images)
     "Use a classifier": (evaluate, predict, export_run, report, verify_runs),
     "Compare with fine-tuning": (advise, finetune, study),
     "Clusters": (jobs,),

@@ -10,7 +10,7 @@ from shapes import save_shapes
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[1]
-README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT, STUDY, COSTS, ADVISE = (
+README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT, STUDY, COSTS, ADVISE, INSPECT = (
     (ROOT / name).read_text()
     for name in (
         "README.md",
@@ -23,6 +23,7 @@ README, STORE, TRAIN, SOURCES, JOBS, FINETUNE, REPORT, STUDY, COSTS, ADVISE = (
         "docs/study.md",
         "docs/costs.md",
         "docs/advise.md",
+        "docs/inspect.md",
     )
 )
 
@@ -44,6 +45,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
         (STUDY, 3),
         (COSTS, 5),
         (ADVISE, 3),
+        (INSPECT, 4),
     ],
     ids=[
         "README",
@@ -56,6 +58,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
         "docs/study",
         "docs/costs",
         "docs/advise",
+        "docs/inspect",
     ],
 )
 @pytest.mark.timeout(900)

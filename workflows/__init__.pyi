@@ -26,6 +26,14 @@ from .finetuning.plan import (
 )
 from .finetuning.progress import finetune_progress as finetune_progress
 from .finetuning.run import FineTunedRun as FineTunedRun
+from .inspection.findings import (
+    Finding as Finding,
+    ImageGroup as ImageGroup,
+    check_kinds as check_kinds,
+)
+from .inspection.inspecting import inspect as inspect
+from .inspection.options import InspectOptions as InspectOptions
+from .inspection.report import Inspection as Inspection
 from .jobs.job_array import choose_shard as choose_shard
 from .jobs.slurm_jobs import (
     SlurmJobs as SlurmJobs,

@@ -24,6 +24,7 @@ HEADINGS: Mapping[str, str] = {
         "depth optimizer learning-rate weight-decay epochs min-epochs patience warmup-epochs clip-grad "
         "label-smoothing augment crop-scale validation-fraction refit finetune finetune-limit margin"
     ),
+    "Findings": "neighbors false-alarms outliers fail-on",
     "Updates": "update forget keep-sums rehash overwrite",
     "Slurm": "jobs time mem partition cpus gpus sbatch images-per-second train train-time no-train submit",
     "Output": (
@@ -42,6 +43,7 @@ HEADINGS: Mapping[str, str] = {
 OF_COMMAND: Mapping[tuple[str, str], str] = {
     ("extract", "--store"): "Output",
     ("advise", "--cv"): "Training rows",
+    ("inspect", "--cv"): "Findings",
     ("advise", "--budget"): "Performance",
 }
 HEADING = {f"--{name}": heading for heading, names in HEADINGS.items() for name in names.split()}

@@ -30,6 +30,7 @@ def test_every_command_says_what_it_cost(
     commands: list[tuple[object, ...]] = [
         ("extract", photos, *features[:2], "--model", MODEL),
         ("train", *features, "--head", "ridge", "--out", "run"),
+        ("inspect", *features, "--out", "look"),
         ("evaluate", "run"),
         ("evaluate", "run", "--data", photos),
         ("predict", "run", photos / "disc"),

@@ -1,0 +1,397 @@
+"""`inspect` looks at a data set through its stored features."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.costs.phases import Phases
+from toptune.errors import FoldsError, InputError
+from toptune.extract.images.source import ImageSource
+from toptune.extract.sources.opening import open_source
+from toptune.machine.devices import device_of, settle_head_device
+from toptune.machine.memory import bytes_of, left_bytes, left_for_head
+from toptune.options import options_of
+from toptune.store.features.blocks import Blocks
+from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.feature_view import StoredFeatures
+from toptune.text import counted
+from toptune.train.estimators.falkon import FalkonClassifier
+from toptune.train.heads.kinds import default_preprocessing
+from toptune.train.layers.stored_layers import choose_arrays
+from toptune.train.preprocessing.fitting import fit_preprocessing
+from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
+from toptune.train.rows.splits import group_keys, split_manifest
+from toptune.train.runs.writing import check_out, new_run_folder
+from toptune.workflows.inspection.duplicates import (
+    Described,
+    Pairs,
+    Spacing,
+    components,
+    distances_of,
+    equal_pairs,
+    exact_groups,
+    near_groups,
+)
+from toptune.workflows.inspection.findings import LABEL, OUTLIER, Finding, ImageGroup, in_order
+from toptune.workflows.inspection.images import failure_findings, image_findings, measure_images, rows_in
+from toptune.workflows.inspection.labels import Confusion, confident_labels, confused_classes
+from toptune.workflows.inspection.neighbors import Neighbors, nearest_neighbors, plan_neighbors
+from toptune.workflows.inspection.options import InspectArguments, InspectOptions
+from toptune.workflows.inspection.report import Inspection
+
+Rows = npt.NDArray[np.int64]
+Progress = Callable[[int, int], None]
+
+# The nearest images of the suggested class that a finding of a label names.
+_MOST_EVIDENCE = 3
+
+
+def inspect(
+    store: str | os.PathLike[str] | FeatureStore,
+    *,
+    dataset: str,
+    model: str,
+    out: str | os.PathLike[str],
+    data: str | os.PathLike[str] | ImageSource | None = None,
+    progress: Progress | None = None,
+    notify: Callable[[str], None] | None = None,
+    **arguments: Unpack[InspectArguments],
+) -> Inspection:
+    """Look for duplicates, leaks between splits, wrong labels, outliers and odd images.
+
+    Copies are images of equal bytes, by their digests, and images that are nearer than images of the data are
+    by chance, see `Spacing`. Labels are checked by confident learning on the left-out probabilities of a
+    kernel head, copies of an image being left out together. Outliers are far from their nearest neighbors.
+    Nothing is changed in the store.
+
+    Parameters
+    ----------
+    store : path or FeatureStore
+        Root folder of the store, or the store.
+    dataset, model : str
+        Names of the data set and of the model whose features are in the store.
+    out : path
+        Folder to make, for ``findings.csv`` and ``findings.json``.
+    data : path or ImageSource, optional
+        The images that were extracted, for their properties. Without them no image is decoded.
+    progress : callable, optional
+        Called with what is done of a step, and with the whole: pairs that are compared, images that are
+        measured.
+    notify : callable, optional
+        Called with a line of text as each step begins.
+    **arguments
+        The fields of `InspectOptions`.
+
+    Returns
+    -------
+    Inspection
+        The findings, groups and counts, as they are written.
+
+    Raises
+    ------
+    InputError
+        For options out of range or misspelled, an `out` that exists, fewer than 3 images with finite
+        features, groups that cannot be told, `data` with other images, or a projected peak above the memory
+        limit.
+    StoreError
+        If the store lacks what is asked for, or is incomplete or damaged.
+
+    Examples
+    --------
+    >>> from toptune.extract import extract
+    >>> model = "resnet10t.toptune_glyphs"
+    >>> _ = extract("digits", model=model, store="store")
+    >>> found = inspect("store", dataset="digits", model=model, out="look")
+    >>> found.n_images, found.counts["duplicate"]
+    (1797, 0)
+    """
+    options = options_of(InspectOptions, arguments, call="inspect")
+    path = check_out(out)
+    opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
+    features = opened.features(
+        model, dataset, version=options.dataset_version, label_column=options.label_column
+    )
+    features.mark_used()
+    look = _Look(
+        features=features,
+        options=options,
+        phases=Phases(notify),
+        progress=progress or (lambda _done, _total: None),
+        arrays=[each.name for each in choose_arrays(features.arrays(), options.layers, options.pooling)],
+    )
+    # What cannot be used of the images and of the split shows before features are read.
+    source = None if data is None else open_source(data, label_column=options.label_column)
+    places = {} if source is None else rows_in(source, look.described.ids, data=str(data))
+    neighbors = look.find_neighbors()
+    groups, equal, near = look.find_copies(neighbors)
+    findings = [each for group in groups for each in group.findings()]
+    with look.phases("outliers"):
+        findings += look.find_outliers(neighbors)
+    with look.phases("labels", line="checking labels"):
+        wrong, confused = look.check_labels(neighbors, np.concatenate([equal, near]))
+    findings += wrong
+    findings += failure_findings(look.failed, look.described.ids)
+    if source is None:
+        look.notes.append("images were not looked at, only features: --data PATH gives the images")
+    else:
+        with look.phases("images", line="measuring images"):
+            findings += look.measure(source, places)
+    result = Inspection(
+        out=str(out),
+        dataset=dataset,
+        dataset_version=features.dataset_version,
+        model=features.model,
+        layers=tuple(look.arrays),
+        n_images=features.n_rows,
+        classes=dict(sorted(Counter(each for each in features.manifest.labels if each is not None).items())),
+        findings=tuple(in_order(findings)),
+        groups=tuple(groups),
+        confused=tuple(confused),
+        thresholds=look.thresholds,
+        notes=tuple(look.notes),
+        options=options.to_dict(),
+        plan=look.plan,
+        costs=look.phases.costs(),
+    )
+    with new_run_folder(path) as folder:
+        result.write(folder, spreadsheet_safe=options.spreadsheet_safe)
+    return result
+
+
+@dataclass(eq=False, kw_only=True)
+class _Look:
+    """One call of `inspect`, and what its steps share."""
+
+    features: StoredFeatures
+    options: InspectOptions
+    phases: Phases
+    progress: Progress
+    arrays: list[str]
+    notes: list[str] = field(default_factory=list)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    plan: str = ""
+
+    def __post_init__(self) -> None:
+        manifest, options = self.features.manifest, self.options
+        groups: list[str | None] = [None] * manifest.n_rows
+        if options.group_by is not None:
+            groups = [*group_keys(manifest, options.group_by)]
+        self.described = Described(
+            ids=manifest.ids, labels=manifest.labels, splits=self._splits(), groups=groups
+        )
+        self.failed = dict(self.features.failed_rows(self.arrays))
+        self.used: Rows = np.setdiff1d(np.arange(manifest.n_rows), sorted(self.failed))
+
+    def _splits(self) -> list[str | None]:
+        """Return the split of each row: the data set's own, or the one that training would draw."""
+        manifest, options = self.features.manifest, self.options
+        if any(manifest.splits) and not options.resplit:
+            return manifest.splits
+        splits: list[str | None] = [None] * manifest.n_rows
+        if len({label for label in manifest.labels if label is not None}) < 2:
+            self.notes.append("there is no split to leak across: the data set names none, nor two classes")
+            return splits
+        try:
+            drawn = split_manifest(
+                manifest,
+                seed=options.seed,
+                test_fraction=options.test_fraction,
+                val=options.val,
+                group_by=options.group_by,
+                resplit=options.resplit,
+            )
+        # What keeps train from drawing a split does not keep images from being looked at.
+        except InputError as error:
+            self.notes.append(f"no leaks are told, because train could not draw a split: {error}")
+            return splits
+        self.notes.append(f"leaks are told of the split that train draws: {drawn.rule}")
+        for name, rows in (("train", drawn.train), ("test", drawn.test)):
+            for row in rows.tolist():
+                splits[row] = name
+        return splits
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """The limit on the whole process."""
+        limit = self.options.memory_limit
+        return None if limit is None else bytes_of(limit)
+
+    def find_neighbors(self) -> Neighbors:
+        """Find the neighbors of the rows in `used`, after rows that are not finite were left out of it."""
+        specs = {spec.name: spec for spec in self.features.arrays()}
+        dims = tuple(specs[name].dim for name in self.arrays)
+        with self.phases("read", line="reading features"):
+            preprocessing, bad = fit_preprocessing(
+                self.options.preprocess,
+                self.features.blocks(self.arrays, self.used),
+                dims,
+                memory_limit_bytes=left_bytes(self.limit_bytes),
+            )
+        self.failed |= {int(self.used[row]): "its features are not finite" for row in bad.tolist()}
+        self.used = np.delete(self.used, bad)
+        if len(self.used) < 3:
+            raise InputError(
+                f"{counted(len(self.used), 'image')} of {self.features.n_rows} have finite features, and "
+                "at least 3 are needed to compare images; repair the others and extract again with --update"
+            )
+        plan = plan_neighbors(
+            n=len(self.used),
+            d=preprocessing.n_outputs,
+            k=min(self.options.neighbors, len(self.used) - 1),
+            limit_bytes=left_bytes(self.limit_bytes),
+        )
+        self.plan = str(plan)
+        self.phases.notify(self.plan)
+
+        def read(some: slice) -> Blocks:
+            rows = self.used[some]
+            # Whole units are read straight into place where no row is left out.
+            blocks = self.features.blocks(self.arrays, None if len(rows) == self.features.n_rows else rows)
+            return PreprocessedBlocks(blocks, preprocessing, self.arrays)
+
+        device = device_of(settle_head_device(self.options.device))
+        with self.phases("neighbors", line=""):
+            return nearest_neighbors(read, plan, device=device, progress=self.progress)
+
+    def find_copies(self, neighbors: Neighbors) -> tuple[list[ImageGroup], Pairs, Pairs]:
+        """Return the groups of copies, and the pairs of rows with equal bytes and of near rows."""
+        with self.phases("duplicates"):
+            digests, known = self.features.content_digests()
+            if not known.any():
+                self.notes.append(
+                    "no digests of images are stored, as of imported features: copies are told as "
+                    "near-duplicates only"
+                )
+            equal = equal_pairs(digests, known)
+            spacing = Spacing.of(neighbors, false_alarms=self.options.false_alarms)
+            near = self.used[spacing.near_pairs(neighbors)]
+            nearest = np.zeros(self.features.n_rows)
+            nearest[self.used] = neighbors.cosines[:, 0]
+            self.thresholds |= {
+                "near_duplicate_ratio": spacing.ratio,
+                "near_duplicate_false_alarms": spacing.false_alarms,
+                "intrinsic_dimension": spacing.dimension,
+            }
+            groups = exact_groups(equal, self.described)
+            groups += near_groups(near, nearest, equal, self.described)
+        return groups, equal, near
+
+    def find_outliers(self, neighbors: Neighbors) -> list[Finding]:
+        """Return the images whose farthest neighbor is farther than that of nearly all images."""
+        farthest = distances_of(neighbors)[:, -1]
+        # A row is no neighbor of its own, so that each distance is one to other images.
+        limit = float(np.quantile(farthest, 1 - self.options.outliers))
+        self.thresholds |= {"outlier_distance": limit, "outlier_share": self.options.outliers}
+        ids = self.described.ids
+        return [
+            Finding(
+                id=ids[self.used[row]],
+                kind=OUTLIER,
+                score=float(farthest[row]),
+                related=(ids[self.used[neighbors.rows[row, 0]]],),
+            )
+            for row in np.flatnonzero(farthest > limit).tolist()
+        ]
+
+    def check_labels(self, neighbors: Neighbors, copies: Pairs) -> tuple[list[Finding], list[Confusion]]:
+        """Return labels that contradict left-out predictions, and the classes that are confused."""
+        labels = self.described.labels
+        is_labeled = np.array([labels[row] is not None for row in self.used.tolist()], dtype=bool)
+        rows = self.used[is_labeled]
+        given = np.array([str(labels[row]) for row in rows.tolist()], dtype=str)
+        if len(set(given.tolist())) < 2:
+            self.notes.append(
+                f"labels were not checked: {counted(len(rows), 'labeled image')} of "
+                f"{counted(len(set(given.tolist())), 'class')}, and two classes are needed"
+            )
+            return [], []
+        try:
+            probabilities, classes = self._left_out(rows, given, copies)
+        except FoldsError as error:
+            self.notes.append(f"labels were not checked: {error}")
+            return [], []
+        codes = np.searchsorted(classes, given)
+        checked = np.isfinite(probabilities[:, 0])
+        if not checked.all():
+            self.notes.append(
+                f"the labels of {counted(int((~checked).sum()), 'image')} were not checked: nothing is known "
+                "of their class without them; give each class a second image"
+            )
+        rows, codes = rows[checked], codes[checked]
+        found = confident_labels(probabilities[checked], codes)
+        place = np.full(self.features.n_rows, -1)
+        place[self.used] = np.arange(len(self.used))
+        wrong = [
+            Finding(
+                id=self.described.ids[rows[at]],
+                kind=LABEL,
+                score=float(1 - found.self_confidence[at]),
+                related=self._evidence(neighbors, int(place[rows[at]]), str(classes[found.suggested[at]])),
+                suggestion=str(classes[found.suggested[at]]),
+            )
+            for at in np.flatnonzero(found.is_issue).tolist()
+        ]
+        return wrong, confused_classes(found, codes, classes)
+
+    def _left_out(
+        self, rows: Rows, given: npt.NDArray[np.str_], copies: Pairs
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.str_]]:
+        """Return left-out probabilities (n, n_classes) of a kernel head, and its classes."""
+        options, limit = self.options, self.limit_bytes
+        specs = {spec.name: spec for spec in self.features.arrays()}
+        preprocessing, _ = fit_preprocessing(
+            default_preprocessing("falkon"),
+            self.features.blocks(self.arrays, rows),
+            tuple(specs[name].dim for name in self.arrays),
+            memory_limit_bytes=left_bytes(limit),
+        )
+        blocks = PreprocessedBlocks(self.features.blocks(self.arrays, rows), preprocessing, self.arrays)
+        device = settle_head_device(options.device)
+        head = FalkonClassifier(
+            cv=options.cv,
+            random_state=options.seed,
+            device=device,
+            memory_limit_bytes=left_for_head(limit, device),
+        )
+        # A copy in another fold would vouch for a wrong label, so that copies share a fold, as groups do.
+        together = self._together(copies)
+        keys = [str(together[row]) for row in rows.tolist()]
+        head.fit(blocks, given, groups=keys)
+        return head.left_out_probabilities(blocks, given, groups=keys), head.classes_.astype(str)
+
+    def _together(self, copies: Pairs) -> npt.NDArray[np.int64]:
+        """Return a number of each row, the same for copies and for rows of one group."""
+        groups = self.described.groups
+        rows = np.array([row for row, group in enumerate(groups) if group is not None], dtype=np.int64)
+        _, codes = np.unique([str(groups[row]) for row in rows.tolist()], return_inverse=True)
+        rows, codes = rows[np.argsort(codes, kind="stable")], np.sort(codes)
+        # Each row of a group is joined to the row of the group before it.
+        same = np.flatnonzero(codes[1:] == codes[:-1])
+        pairs = np.stack([rows[same], rows[same + 1]], axis=1)
+        return components(np.concatenate([copies, pairs]), self.features.n_rows)
+
+    def _evidence(self, neighbors: Neighbors, place: int, label: str) -> tuple[str, ...]:
+        """Return the ids of the nearest images that have a label."""
+        near = self.used[neighbors.rows[place]].tolist()
+        same = [row for row in near if self.described.labels[row] == label]
+        return tuple(self.described.ids[row] for row in same[:_MOST_EVIDENCE])
+
+    def measure(self, source: ImageSource, places: dict[int, int]) -> list[Finding]:
+        """Return what is odd about the images themselves."""
+        missing = self.features.n_rows - len(places)
+        if missing:
+            self.notes.append(
+                f"{counted(missing, 'image')} of {self.features.n_rows} are no longer in the data that was "
+                "given, and were not measured; extract with --update makes the data the next version"
+            )
+        row_of = {place: row for row, place in places.items()}
+        found, failed = measure_images(source, sorted(row_of), progress=self.progress)
+        new = {row_of[place]: why for place, why in failed.items() if row_of[place] not in self.failed}
+        ids = self.described.ids
+        by_row = {row_of[place]: each for place, each in found.items()}
+        return failure_findings(new, ids) + image_findings(by_row, ids)
