@@ -10,6 +10,7 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest, note_numbers
 from toptune.text import counted, named
+from toptune.train.rows.copies import Digests, note_copies
 from toptune.train.rows.few_shot import draw_training_rows
 from toptune.train.rows.folds import Folds, draw_folds
 from toptune.train.rows.options import RowOptions
@@ -42,6 +43,8 @@ class ChosenRows:
         Folds of the cross-validation; None for a head that is fitted without folds.
     folds : Folds
         Fold of each training row; the heads deal out the same rows by the same rule.
+    copies : tuple of str
+        A note where test images have the same bytes as training images.
     """
 
     manifest: Manifest
@@ -52,6 +55,7 @@ class ChosenRows:
     n_skipped: int
     cv: int | str | None
     folds: Folds
+    copies: tuple[str, ...] = ()
 
     @property
     def train_labels(self) -> list[str]:
@@ -82,7 +86,7 @@ class ChosenRows:
     @property
     def notes(self) -> list[str]:
         """Rows that neither train nor test, groups on both sides, and classes that are numbers, in words."""
-        split, notes = self.split, []
+        split, notes = self.split, [*self.copies]
         if split.n_unlabelled:
             notes.append(f"not used: {counted(split.n_unlabelled, 'image')} without a label")
             unlabeled = [row for row, label in enumerate(self.manifest.labels) if label is None]
@@ -138,6 +142,7 @@ def choose_rows(
     cv: int | str | None,
     failed: Mapping[int, str] | None = None,
     needs_test: bool = True,
+    digests: Digests | None = None,
 ) -> ChosenRows:
     """Choose the rows that train and the rows that test.
 
@@ -155,6 +160,8 @@ def choose_rows(
         Rows whose image could not be used, with the reason.
     needs_test : bool
         Whether test rows are read. If not, none are returned, and failed ones among them do no harm.
+    digests : tuple of ndarray, optional
+        Digests of the images, and which are known, by which copies across the split are told.
 
     Raises
     ------
@@ -171,6 +178,7 @@ def choose_rows(
         group_by=options.group_by,
         resplit=options.resplit,
     )
+    copies = [] if digests is None else note_copies(digests, split)
     if not needs_test:
         split = replace(split, test=split.test[:0])
     reasons = failed or {}
@@ -192,6 +200,7 @@ def choose_rows(
         n_skipped=n_skipped,
         cv=cv,
         folds=folds,
+        copies=tuple(copies),
     )
 
 

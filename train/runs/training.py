@@ -29,6 +29,7 @@ from toptune.train.preprocessing.finite_rows import non_finite_rows
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
+from toptune.train.rows.copies import digests_of
 from toptune.train.rows.grids import grid_of
 from toptune.train.runs.options import TrainOptions
 from toptune.train.runs.record import DEALT, GROUPS, FoldsRecord, RunArray, SplitRecord, trained_record
@@ -135,7 +136,10 @@ def train_run(
     failed = features.failed_rows([array.name for array in arrays])
     # Rows are chosen before layers, because layers that were searched on test rows would make the test
     # dishonest.
-    rows = choose_rows(features.manifest, options.rows, cv=options.head.folds_to_fill, failed=failed)
+    rows = choose_rows(
+        features.manifest, options.rows, cv=options.head.folds_to_fill, failed=failed,
+        digests=digests_of(features),
+    )  # fmt: skip
     rows.check_tested()
     options = replace(options, limits=settled(options))
     prepared = prepare(features, arrays, rows, options, model=model, phases=phases)

@@ -20,6 +20,7 @@ from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.train.layers.stored_layers import by_depth
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
+from toptune.train.rows.copies import digests_of
 from toptune.workflows.advice.evidence import Evidence
 from toptune.workflows.advice.frozen_trials import FrozenTrial, best_of, evidence_of, try_frozen
 from toptune.workflows.advice.options import AdviceArguments, AdviceOptions
@@ -208,7 +209,9 @@ def _open_features(store: str | os.PathLike[str], summary: ExtractSummary, asked
     stored = {each.name: each for each in cache.arrays()}
     arrays = by_depth([stored[each.name] for each in summary.arrays])
     failed = cache.failed_rows([each.name for each in arrays])
-    rows = choose_rows(cache.manifest, asked.rows, cv=asked.cv, failed=failed, needs_test=False)
+    rows = choose_rows(
+        cache.manifest, asked.rows, cv=asked.cv, failed=failed, needs_test=False, digests=digests_of(cache)
+    )
     return _Features(store=opened, cache=cache, arrays=arrays, rows=rows)
 
 

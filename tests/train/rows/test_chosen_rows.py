@@ -57,6 +57,26 @@ def test_rows_and_options_without_use_are_told(
     assert all(note.startswith(start) for note, start in zip(found, notes, strict=True))
 
 
+def test_copies_across_the_split_are_counted() -> None:
+    splits = ["train"] * 80 + ["test"] * 20
+    digests = np.arange(3200, dtype=np.int64).reshape(100, 32).astype(np.uint8)
+    digests[:, :2] = np.stack([np.arange(100), np.full(100, 7)], axis=1)
+    known = np.ones(100, dtype=bool)
+
+    def notes(**options: Any) -> list[str]:
+        return choose_rows(manifest(splits), RowOptions(), cv=5, digests=(digests, known), **options).notes
+
+    assert notes() == []
+    digests[[90, 95, 96]] = digests[3]
+    digests[4] = digests[5]  # a copy within the training rows is no leak
+    digests[[6, 97]] = 0  # images that could not be read
+    digests[98], known[98] = digests[7], False
+    (found,) = notes()
+    assert found.startswith("leak: 3 test images of 20 have the same bytes as a training image")
+    # No test row is read in a cross-validation, but the manifest names the test rows all the same.
+    assert notes(needs_test=False) == [found]
+
+
 def test_failed_rows_go_before_the_sample_is_drawn() -> None:
     failed = {0: "truncated", 2: "truncated"}
     with pytest.raises(InputError, match="2 of the images to train and test on"):

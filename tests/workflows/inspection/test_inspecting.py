@@ -136,6 +136,7 @@ def test_images_are_measured_and_copies_found_by_their_bytes(
     with Image.open(path) as opened:
         second = opened.convert("RGB")
     (photos / "square" / "copy.png").write_bytes(first.read_bytes())
+    (photos / "disc" / "again5.png").write_bytes(first.read_bytes())
     Image.new("RGB", second.size, (90, 90, 90)).save(photos / "disc" / "blank.png")
     second.resize((400, 30)).save(photos / "disc" / "wide.png")
     second.convert("L").save(photos / "disc" / "gray.png")
@@ -143,12 +144,14 @@ def test_images_are_measured_and_copies_found_by_their_bytes(
     extract(photos, model=MODEL, store=tmp_path / "s", max_failures=1)
     asked = ("inspect", "--store", tmp_path / "s", "--data", photos, "--fail-on", "duplicate")
     code, out, err = run_cli(*asked, "--out", tmp_path / "look", "--json")
-    assert (code, "--fail-on: findings of images: duplicate of 2" in err) == (1, True), err
-    assert json.loads(out)["counts"]["duplicate"] == 2
+    assert (code, "--fail-on: findings of images: duplicate of 3" in err) == (1, True), err
+    assert json.loads(out)["counts"]["duplicate"] == 3
     with (tmp_path / "look" / "findings.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     copies = {row["id"]: row["suggestion"] for row in rows if row["kind"] == "duplicate"}
-    assert copies == {f"disc/{first.name}": "check the labels", "square/copy.png": "check the labels"}
+    assert copies == dict.fromkeys(
+        (f"disc/{first.name}", "disc/again5.png", "square/copy.png"), "check the labels"
+    )
     told = {(row["id"], row["suggestion"]) for row in rows if row["kind"] == "image"}
     assert {
         ("disc/blank.png", "blank"),
@@ -156,6 +159,12 @@ def test_images_are_measured_and_copies_found_by_their_bytes(
         ("disc/gray.png", "mode L"),
         ("disc/broken.png", "exclude"),
     } <= told
+    is_leak = any(row["leak"] == "test|train" for row in rows if row["kind"] == "duplicate")
+    assert is_leak
+    # Training says by itself that copies cross the split that it draws.
+    trained = ("train", "--store", tmp_path / "s", "--head", "ncm", "--skip-failed")
+    code, out, err = run_cli(*trained, "--out", tmp_path / "run")
+    assert (code, "same bytes as a training image" in out) == (0, True), err
     code, _, err = run_cli(*asked[:-1], "copies", "--out", tmp_path / "other")
     assert (code, "'copies' is unknown" in err, (tmp_path / "other").exists()) == (2, True, False)
     code, _, err = run_cli(*asked[:3], "--data", tmp_path / "look", "--out", tmp_path / "other")
