@@ -26,13 +26,8 @@ __all__ = ["COMMANDS"]
 # The sections of ``toptune --help``.
 COMMANDS: Mapping[str, Sequence[click.Command]] = {
     "First steps": (demo, doctor),
-<<<<<<< HEAD
-    "From images to features": (extract, models, layers, store),
-    "From features to a classifier": (train, blend, layers_report, compare),
-=======
     "From images to features": (extract, inspect, models, layers, store),
-    "From features to a classifier": (train, layers_report, compare),
->>>>>>> 13b9336 (A data set is looked at: copies, leaks between splits, wrong labels, outliers and odd images)
+    "From features to a classifier": (train, blend, layers_report, compare),
     "Use a classifier": (evaluate, predict, export_run, report, verify_runs),
     "Compare with fine-tuning": (advise, finetune, study),
     "Clusters": (jobs,),
