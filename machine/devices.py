@@ -53,6 +53,14 @@ def check_device_name(device: object, *, is_for_head: bool = False) -> None:
         raise InputError(
             f"device is {device!r}, which is no name; {choices('', names)} or cuda:N", option="device"
         )
+    if is_for_head and "," in device:
+        n_named = len(device.split(","))
+        raise InputError(
+            f"device {device!r} names {n_named} devices, and a head is fitted on one; several GPUs share the "
+            f"rows of 'falkon' or 'ridge' with --dask local:{n_named} --device cuda "
+            "(CUDA_VISIBLE_DEVICES says which)",
+            option="device",
+        )
     if device not in DEVICES and not _CUDA.match(device):
         raise InputError(f"device {device!r} is unknown; {choices(device, names)} or cuda:N", option="device")
 
@@ -121,7 +129,13 @@ def resolve_device(device: str, *, not_on_mps: str | None = None) -> "torch.devi
     return torch.device(device)
 
 
-def settle_device(device: str, *, not_on_mps: str | None = None, cpu_because: str | None = None) -> str:
+def settle_device(
+    device: str,
+    *,
+    not_on_mps: str | None = None,
+    cpu_because: str | None = None,
+    small_because: str | None = None,
+) -> str:
     """Return the name that ``auto`` stands for; another name is returned as it is.
 
     Parameters
@@ -130,19 +144,25 @@ def settle_device(device: str, *, not_on_mps: str | None = None, cpu_because: st
         See `resolve_device`.
     cpu_because : str, optional
         Why the work runs on the CPU wherever it is; torch is then not imported.
+    small_because : str, optional
+        Why the work is too small for a CUDA device: ``auto`` then stands for the CPU where it would be CUDA.
     """
     if device != AUTO:
         return device
     if cpu_because is not None:
         return _told("cpu", cpu_because)
+    if small_because is not None and _count_devices():
+        return _told("cpu", small_because)
     return str(resolve_device(device, not_on_mps=not_on_mps))
 
 
-def settle_head_device(device: str | None, *, cpu_because: str | None = None) -> str | None:
+def settle_head_device(
+    device: str | None, *, cpu_because: str | None = None, small_because: str | None = None
+) -> str | None:
     """Return the name that ``auto`` stands for where a head is fitted; see `settle_device`."""
     if device is None:
         return None
-    return settle_device(device, not_on_mps=NO_FLOAT64, cpu_because=cpu_because)
+    return settle_device(device, not_on_mps=NO_FLOAT64, cpu_because=cpu_because, small_because=small_because)
 
 
 def device_of(device: "str | torch.device | None") -> "torch.device":

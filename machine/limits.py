@@ -50,15 +50,18 @@ class RunLimits:
         """The limit in bytes, or None for the machine's own."""
         return None if self.memory_limit is None else bytes_of(self.memory_limit)
 
-    def settled(self, *, cpu_because: str | None = None) -> "RunLimits":
+    def settled(self, *, cpu_because: str | None = None, small_because: str | None = None) -> "RunLimits":
         """Return the limits with the device that ``auto`` stands for.
 
         Parameters
         ----------
         cpu_because : str, optional
             Why the fit computes on the CPU alone.
+        small_because : str, optional
+            Why the fit is too small for a CUDA device, which ``auto`` then does not take.
         """
-        return replace(self, device=settle_head_device(self.device, cpu_because=cpu_because))
+        device = settle_head_device(self.device, cpu_because=cpu_because, small_because=small_because)
+        return replace(self, device=device)
 
     def left_for_head(self) -> int | None:
         """Return what the limit leaves for a head; see `toptune.machine.memory.left_for_head`."""

@@ -1,5 +1,7 @@
 """Training on a CUDA device, here a pretended one: what is refused, what is told, and the same answers."""
 
+import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +26,7 @@ from toptune.train import (
     StreamingRidgeClassifier,
     train,
 )
+from toptune.train.heads.kinds import why_small
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.solvers import device_rates
 from toptune.train.solvers.solver_choice import Sizes, choose_solver
@@ -65,6 +68,8 @@ def test_a_device_that_is_not_there_is_refused_by_every_estimator(estimator: Any
     for device in ("cuda:7", "mps", "xpu", "meta", "tpu"):
         with pytest.raises(InputError, match=rf"device '{device}' is .*\bcpu"):
             estimator(device=device, random_state=0).fit(*data())
+    with pytest.raises(InputError, match=r"names 2 devices, and a head is fitted on one; .*--dask local:2"):
+        estimator(device="cuda:0,cuda:1", random_state=0).fit(*data())
     fitted = estimator(random_state=0, **({"n_centers": 9} if hasattr(estimator(), "n_centers") else {}))
     fitted.fit(*data(30)).set_params(device="cuda:7")
     # Heads whose scores are linear in the columns compute them in main memory.
@@ -248,6 +253,31 @@ def test_a_layer_search_and_a_training_ask_for_the_devices_memory(
     # The first pass is that of the search, whose blocks are of 1/32 of the limit: d columns and 3 d + 1 more.
     dims = sum(array.dim for array in cache.arrays())
     assert read[0] == int(0.85 * GIB) // 32 // (8 * 12 * dims)
+
+
+def test_auto_leaves_a_small_fit_on_the_cpu_and_says_so(
+    build: Build, tmp_path: Path, cuda: Counts, caplog: pytest.LogCaptureFixture
+) -> None:
+    build()
+    options: dict[str, Any] = {"dataset": "pets", "model": "tiny.demo", "head": "ridge", "cv": 2}
+    with caplog.at_level(logging.INFO, logger="toptune.machine.devices"):
+        run = train(tmp_path / "store", out=tmp_path / "small", device="auto", **options)
+    assert not cuda.operations
+    assert run.config["options"]["device"] == "cpu"
+    (told,) = caplog.messages
+    assert re.match(r"device auto takes cpu: \d+ rows of \d+ columns take .* multiply-adds, and a GPU", told)
+    run = train(tmp_path / "store", out=tmp_path / "asked", device="cuda", **options)
+    assert cuda.operations
+    assert run.config["options"]["device"] == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("name", "n_rows", "n_columns", "is_small"),
+    [("ridge", 300, 512, True), ("ridge", 1_000, 1_024, False), ("falkon", 300, 64, True),
+     ("falkon", 2_000, 64, False), ("falkon", 500, 768, False), ("ridge", 1_000_000, 16, True)],
+)  # fmt: skip
+def test_what_is_small_is_arithmetic(name: str, n_rows: int, n_columns: int, is_small: bool) -> None:
+    assert (why_small(name, None, n_rows=n_rows, n_columns=n_columns) is not None) == is_small
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+# Multiply-adds below which `auto` leaves a fit on the CPU; from launches of 10 us, to be confirmed on a GPU.
+SMALL_WORK = 1e9
+# Centers of the kernel heads where no number is given.
+USUAL_CENTERS = 1000
+
 _ESTIMATORS = "toptune.train.estimators"
 _MODULES = "toptune.workflows.deploy.head_modules"
 _KERNEL_ARRAYS = ("centers", "dual_coef", "intercept")
@@ -281,6 +286,33 @@ def why_on_cpu(name: str, params: Mapping[str, Any] | None) -> str | None:
     if (params or {}).get("solver") == "falkon-lib":
         return "solver 'falkon-lib' computes there"
     return None
+
+
+def why_small(name: str, params: Mapping[str, Any] | None, *, n_rows: int, n_columns: int) -> str | None:
+    """Say why a fit is too small for a CUDA device; None if the device is worth asking.
+
+    A selection launches about 10,000 operations of some 10 us each, whatever the size of the rows. In that
+    time a core of a CPU does `SMALL_WORK` multiply-adds.
+
+    Examples
+    --------
+    >>> why_small("ridge", None, n_rows=300, n_columns=64)
+    '300 rows of 64 columns take 4e+06 multiply-adds, and a GPU is worth its launches from 1e+09'
+    >>> why_small("ridge", None, n_rows=50_000, n_columns=768) is None
+    True
+    """
+    has_centers = "n_centers" in KINDS[name].parameters if name in KINDS else False
+    given = (params or {}).get("n_centers", USUAL_CENTERS)
+    widest = max(n_columns, given) if has_centers and isinstance(given, int) else n_columns
+    rank = min(n_rows, widest)
+    # Kernel values and sums of five widths, and the systems of eight penalties and five folds.
+    work = n_rows * rank * (n_columns + (5 * rank if has_centers else rank)) + 40 * rank**3 / 6
+    if work > SMALL_WORK:
+        return None
+    return (
+        f"{n_rows} rows of {n_columns} columns take {work:.0e} multiply-adds, and a GPU is worth its "
+        f"launches from {SMALL_WORK:.0e}"
+    )
 
 
 def default_preprocessing(name: str) -> str:

@@ -21,7 +21,7 @@ from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
-from toptune.train.heads.kinds import check_head, why_on_cpu
+from toptune.train.heads.kinds import check_head, why_on_cpu, why_small
 from toptune.train.layers.choices import LAYER_SEARCH, LayerSearch
 from toptune.train.layers.options import SHORT_LIST_HEADS
 from toptune.train.layers.stored_layers import AUTO, by_depth, choose_arrays
@@ -141,7 +141,8 @@ def train_run(
         digests=digests_of(features),
     )  # fmt: skip
     rows.check_tested()
-    options = replace(options, limits=settled(options))
+    n_columns = sum(array.dim for array in arrays)
+    options = replace(options, limits=settled(options, shape=(len(rows.split.train), n_columns)))
     prepared = prepare(features, arrays, rows, options, model=model, phases=phases)
     with phases("preprocess"):
         preprocessing, bad_rows = fit_to_rows(prepared, rows)
@@ -314,11 +315,19 @@ def check_head_options(options: TrainOptions) -> None:
         grid_of(getattr(head, name), name)
 
 
-def settled(options: TrainOptions) -> RunLimits:
-    """Return the limits with the device that ``auto`` stands for, which the run records."""
+def settled(options: TrainOptions, *, shape: tuple[int, int] | None = None) -> RunLimits:
+    """Return the limits with the device that ``auto`` stands for, which the run records.
+
+    Of the `shape` (n, d) of the training rows ``auto`` learns whether the fit is worth a GPU; a search over
+    heads always is.
+    """
     head = options.head
+    if head.is_auto:
+        return options.limits.settled()
+    name, params = head.head, head.head_params
     return options.limits.settled(
-        cpu_because=None if head.is_auto else why_on_cpu(head.head, head.head_params)
+        cpu_because=why_on_cpu(name, params),
+        small_because=shape and why_small(name, params, n_rows=shape[0], n_columns=shape[1]),
     )
 
 
