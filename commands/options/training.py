@@ -197,7 +197,8 @@ HEAD_DEVICE = click.option(
     "--device",
     default=AUTO,
     show_default=True,
-    help="Compute the fit on cpu, cuda or cuda:N; auto is cuda where there is one, else cpu.",
+    help="Compute the fit on cpu, cuda or cuda:N; auto is cuda where there is one, else cpu "
+    "(and cpu for a training that is too small for a GPU).",
 )
 # Commands that compare heads or layers have these options for columns, rows and limits.
 COMPARED = together(
