@@ -1,5 +1,6 @@
-"""The number of images of a forward pass is measured, for ``--batch-size auto``."""
+"""The number of images of a forward pass: what a device holds, or with ``auto`` what is fastest."""
 
+import gc
 import logging
 import time
 from collections.abc import Sequence
@@ -14,17 +15,70 @@ from toptune.extract.backbone.taps import TapArray
 from toptune.extract.pipeline.forwarding import forward_pixels
 from toptune.extract.pipeline.streams import Streams, count_streams
 from toptune.machine.device_memory import is_out_of_memory
+from toptune.machine.memory import shown_bytes
 
 logger = logging.getLogger(__name__)
 
 # Images of a forward pass by device. 16 was the fastest size for ResNet-50 and ViT-S/16 on the CPUs measured;
-# 128 keeps a GPU busy. The sizes are fixed, because a size that was measured at the start would depend on the
-# load of the machine, and the last bits of features depend on the size.
+# 128 keeps a GPU busy, and is the most that is taken where the memory of a GPU allows. The sizes are fixed,
+# because a size that was measured at the start would depend on the load of the machine, and the last bits of
+# features depend on the size.
 # No machine with MPS was at hand.
 BATCH_SIZES = {"cpu": 16, "cuda": 128, "mps": 32}
 CANDIDATES = {"cpu": (8, 16, 32, 64), "cuda": (32, 64, 128, 256, 512), "mps": (8, 16, 32, 64, 128)}
+# Part of a CUDA device's memory that a pass may take. The rest is for what torch holds in pieces of other
+# sizes, for batches on their way, and for what else runs there.
+SHARE = 0.7
+# Images of the passes by which the memory of an image is measured.
+_FEW, _MORE = 1, 8
 # A larger batch must be this much faster than a smaller one to be worth its memory.
 WORTH = 1.03
+
+
+def default_batch_size(backbone: Backbone, arrays: Sequence[TapArray]) -> int:
+    """Return the fixed size of the kind of device, or on a CUDA device with less memory a size that fits.
+
+    The peaks of passes over few images tell what an image takes. They are held against all of the device's
+    memory, not against what is free at the moment: two runs of one command must not differ. The size is a
+    power of two.
+
+    Raises
+    ------
+    DeviceMemoryError
+        If not even one image fits.
+    """
+    device, most = backbone.device, BATCH_SIZES[backbone.device.type]
+    if device.type != "cuda":
+        return most
+    # What earlier networks left, and nobody uses, would leave the device between two passes.
+    gc.collect()
+    _pass_bytes(backbone, arrays, _FEW)  # libraries take their memory here
+    few, more = (_pass_bytes(backbone, arrays, size) for size in (_FEW, _MORE))
+    if backbone.batch_limit.images is not None:
+        return min(most, backbone.batch_limit.images)
+    an_image = max(1, (more - few) // (_MORE - _FEW))
+    weights = sum(each.nbytes for each in (*backbone.model.parameters(), *backbone.model.buffers()))
+    room = SHARE * torch.cuda.mem_get_info(device)[1] - weights
+    size = min(most, 1 << max(0, int(max(1, room // an_image)).bit_length() - 1))
+    told = logger.warning if size < most else logger.info
+    told(
+        "%s: batches of %d, because an image takes %s of the %s of %s; --batch-size changes that",
+        backbone.given,
+        size,
+        shown_bytes(an_image),
+        shown_bytes(torch.cuda.mem_get_info(device)[1]),
+        device,
+    )
+    return size
+
+
+def _pass_bytes(backbone: Backbone, arrays: Sequence[TapArray], size: int) -> int:
+    """Return the most bytes of the device that tensors of a pass take, beside what lies there before."""
+    pixels = np.zeros((size, *backbone.transform.size, 3), dtype=np.uint8)
+    torch.cuda.reset_peak_memory_stats(backbone.device)
+    before = torch.cuda.memory_allocated(backbone.device)
+    forward_pixels(backbone, pixels, arrays).result()
+    return torch.cuda.max_memory_allocated(backbone.device) - before
 
 
 def measure_batch_size(backbone: Backbone, arrays: Sequence[TapArray]) -> int:

@@ -14,7 +14,7 @@ from toptune.extract.backbone.backbone import Backbone, load_backbone
 from toptune.extract.backbone.folding import FOLDED
 from toptune.extract.backbone.spec import BackboneArguments, check_decode_device
 from toptune.extract.backbone.taps import TapArray
-from toptune.extract.batch_size import BATCH_SIZES, measure_batch_size
+from toptune.extract.batch_size import default_batch_size, measure_batch_size
 from toptune.extract.deviation import (
     MAX_RELATIVE_ERROR,
     Deviation,
@@ -288,7 +288,7 @@ def _batch_size(request: ExtractRequest, backbone: Backbone, arrays: Sequence[Ta
     size = request.options.batch_size
     if size == "auto":
         return measure_batch_size(backbone, arrays)
-    return BATCH_SIZES[backbone.device.type] if size is None else int(size)
+    return default_batch_size(backbone, arrays) if size is None else int(size)
 
 
 def _read_sample(request: ExtractRequest, backbones: Sequence[Backbone]) -> list[npt.NDArray[np.uint8]]:

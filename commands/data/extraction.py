@@ -58,7 +58,8 @@ from toptune.machine.devices import AUTO
     "-b",
     "--batch-size",
     callback=parse_batch_size,
-    help="Images in a forward pass, or auto to find the fastest number; by default 16, on CUDA 128.",
+    help="Images in a forward pass, or auto to find the fastest number; by default 16, on CUDA 128 "
+    "or what its memory holds.",
 )
 @click.option(
     "-j",

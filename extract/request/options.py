@@ -76,9 +76,9 @@ class ExtractOptions:
     pooling : str or sequence of str, optional
         ``mean``, ``max``, ``cls``, ``gridG``, ``targetT`` or ``flatten``; each family's own by default.
     batch_size : int or "auto", optional
-        Images of a forward pass: 16 (128 on CUDA) by default, or what the cache was begun with. The size is
-        part of the cache, because the last bits of features depend on it. ``auto`` measures which size is
-        fastest, if the cache is new.
+        Images of a forward pass: 16 by default, on CUDA 128 or the power of two below that the device's
+        memory holds, or what the cache was begun with. The size is part of the cache, because the last bits
+        of features depend on it. ``auto`` measures which size is fastest, if the cache is new.
     workers : int, optional
         Threads that read and decode; by default one for each core that this process may use, at most 32.
     device : str

@@ -24,6 +24,7 @@ from toptune.extract.backbone.build import build_model
 from toptune.extract.backbone.copies import CopyStreams, StagingRing
 from toptune.extract.backbone.forward import ForwardPass
 from toptune.extract.backbone.transform import EvalTransform
+from toptune.extract.batch_size import SHARE, default_batch_size
 from toptune.extract.drafting import load_for
 from toptune.extract.pipeline import dask_units, dask_worker
 from toptune.extract.pipeline.features_of import features_of
@@ -124,6 +125,37 @@ def test_batches_are_copied_ahead_of_the_results_that_are_waited_for_through_the
     assert [(place.rpartition(" ")[2], n) for place, n in waits.items()] == [("event", n_batches)]
     # Three batches of pixels and three of features, however many batches there are.
     assert counts.pinned == 6
+    here, there = (
+        next(iter(FeatureStore.open(tmp_path / name).caches())).blocks(["last.none"]).take(np.arange(36))
+        for name in ("cpu", "cuda")
+    )
+    np.testing.assert_array_equal(there, here)
+
+
+def test_the_batch_size_follows_from_the_memory_of_the_device_and_stays(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {"model": "random:test_resnet", "img_size": 32, "precision": "fp32"}
+    with fake_cuda() as counts:
+        backbone = load_backbone("random:test_resnet", img_size=32, device="cuda")
+        arrays = backbone.resolve("last")
+        assert default_batch_size(backbone, arrays) == 128
+        torch.cuda.reset_peak_memory_stats()
+        before = counts.live_bytes
+        forward_pixels(backbone, noise(24, 32), arrays).result()
+        weights = sum(each.nbytes for each in backbone.model.parameters())
+        # A pass of 16 images fits into the share, and one of 32 would not.
+        total = int((weights + counts.peak_bytes - before) / SHARE)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (total // 9, total))
+        assert default_batch_size(backbone, arrays) == 16
+        extract(photos, store=tmp_path / "cuda", device="cuda", decode="exact", **options)
+        # More memory changes nothing of what was begun.
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (0, 4 * total))
+        more = extract(photos, store=tmp_path / "cuda", device="cuda", layers="all", **options)
+    assert caplog.text.count("batches of 16, because an image takes") == 2
+    assert more.plan is not None
+    assert more.plan.batch_size == 16
+    extract(photos, store=tmp_path / "cpu", decode="exact", batch_size=16, **options)
     here, there = (
         next(iter(FeatureStore.open(tmp_path / name).caches())).blocks(["last.none"]).take(np.arange(36))
         for name in ("cpu", "cuda")
