@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("machine", "costs", "store/files", "train/numerics"),
     ("store/arrays", "store/datasets"),
     ("store/features",),
-    ("store/upkeep", "extract/images", "train/rows", "train/preprocessing"),
+    ("store/joined", "store/upkeep", "extract/images", "train/rows", "train/preprocessing"),
     (
         "store/exchange",
         "extract/sources/archives",
@@ -35,7 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("train/heads",),
     ("train/layers",),
     ("train/runs",),
-    ("train/fusion",),
+    ("train/fusion", "train/updates"),
     ("train/reports",),
     ("train",),
     ("workflows/finetuning",),

@@ -46,9 +46,7 @@ from .rows.splits import (
 )
 from .rows.torch_dataset import FeatureDataset as FeatureDataset
 from .runs.metrics import compute_metrics as compute_metrics
-from .runs.record import (
-    RunArray as RunArray,
-    RunRecord as RunRecord,
-)
+from .runs.record import RunRecord as RunRecord
 from .runs.run import Run as Run
-from .runs.update import update_run as update_run
+from .runs.sources import RunArray as RunArray
+from .updates.update import update_run as update_run

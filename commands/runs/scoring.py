@@ -153,7 +153,7 @@ def predict(
     if as_json:
         rows = [prediction.to_dict(probabilities=probabilities, top=top) for prediction in predictions]
         answer = {
-            "device": str(classifier.backbone.device),
+            "device": str(classifier.backbones[0].device),
             "classes": classifier.classes,
             "predictions": rows,
             "costs": meter.to_dict(),

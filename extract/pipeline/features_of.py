@@ -18,6 +18,10 @@ from toptune.extract.pipeline.streams import Streams, Timed, count_ahead, count_
 from toptune.extract.pipeline.transfers import BatchTransfer, Pixels
 from toptune.machine.ahead import ahead
 from toptune.machine.cores import reading_threads
+from toptune.store.files.json_values import canonical_json
+
+# Features of one backbone, by array name.
+Values = Mapping[str, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +32,8 @@ class UsableBatch:
     ----------
     rows : array (k,) of int
         Row numbers of the images that could be used, ascending.
-    pixels : array or Tensor (k, h, w, 3) of uint8
-        The images as the backbone's transform resizes and crops them.
+    pixels : tuple of array or Tensor (k, h, w, 3) of uint8
+        For each backbone the images as its transform resizes and crops them.
     failed : mapping of int to str
         Row number to reason, for each image of the batch that could not be used.
     narrow : mapping of int to int
@@ -37,7 +41,7 @@ class UsableBatch:
     """
 
     rows: npt.NDArray[np.intp]
-    pixels: Pixels
+    pixels: tuple[Pixels, ...]
     failed: Mapping[int, str]
     narrow: Mapping[int, int] = field(default_factory=dict)
 
@@ -50,8 +54,8 @@ class FeatureBatch:
     ----------
     rows : array (k,) of int
         Row numbers of the images that could be used, ascending.
-    values : mapping of str to array (k, dim) of float32
-        Features by array name; empty where no image of the batch could be used.
+    values : tuple of mapping of str to array (k, dim) of float32
+        For each backbone the features by array name; empty where no image of the batch could be used.
     failed : mapping of int to str
         Row number to reason, for each image of the batch that could not be used.
     narrow : mapping of int to int
@@ -59,7 +63,7 @@ class FeatureBatch:
     """
 
     rows: npt.NDArray[np.intp]
-    values: Mapping[str, npt.NDArray[np.float32]]
+    values: tuple[Values, ...]
     failed: Mapping[int, str]
     narrow: Mapping[int, int] = field(default_factory=dict)
 
@@ -67,8 +71,7 @@ class FeatureBatch:
 def features_of(
     source: ImageBytes,
     n_images: int,
-    backbone: Backbone,
-    arrays: Sequence[TapArray],
+    wanted: Sequence[tuple[Backbone, Sequence[TapArray]]],
     *,
     batch_size: int = 32,
     workers: int | None = None,
@@ -78,7 +81,8 @@ def features_of(
 
     Reading, decoding, resizing and the forward passes are those of `toptune.extract.extract`: threads read a
     few batches ahead, passes run side by side on a CPU, and a batch that does not fit into a CUDA device's
-    memory is computed in parts. Images that cannot be used are left out of the forward pass.
+    memory is computed in parts. Several backbones share what is read and decoded. Images that one of them
+    cannot use are left out of all forward passes.
 
     Parameters
     ----------
@@ -86,10 +90,9 @@ def features_of(
         The images; an `ImageSource`, or any object with the method ``read`` of one.
     n_images : int
         Number of images; rows 0 to ``n_images - 1`` are read.
-    backbone : Backbone
-        The network, with the transform of its images.
-    arrays : sequence of TapArray
-        Arrays that are computed; see `Backbone.arrays` and `Backbone.resolve`.
+    wanted : sequence of (Backbone, sequence of TapArray)
+        The networks, with the transforms of their images, and the arrays that each computes; see
+        `Backbone.arrays` and `Backbone.resolve`.
     batch_size : int
         Images of a forward pass.
     workers : int, optional
@@ -102,40 +105,46 @@ def features_of(
     FeatureBatch
         Features of the next images, in the order of the rows.
     """
-    n_batches = -(-n_images // batch_size)
+    backbones = [backbone for backbone, _ in wanted]
+    n_passes = -(-n_images // batch_size) * len(wanted)
     # Passes that nothing would keep busy would only take cores from the others.
-    n, n_ahead = (min(count(backbone), max(1, n_batches)) for count in (count_streams, count_ahead))
+    n, n_ahead = (min(max(1, n_passes), *map(count, backbones)) for count in (count_streams, count_ahead))
     with Streams(n, n_ahead) as streams:
 
-        def launch(batch: UsableBatch) -> Future[Timed[BatchTransfer]] | None:
+        def launch(batch: UsableBatch) -> list[Future[Timed[BatchTransfer]]]:
             if not len(batch.rows):
-                return None
-            return streams.launch(partial(forward_pixels, backbone, batch.pixels, arrays))
+                return []
+            return [
+                streams.launch(partial(forward_pixels, backbone, pixels, arrays))
+                for (backbone, arrays), pixels in zip(wanted, batch.pixels, strict=True)
+            ]
 
         batches = usable_batches(
-            source, n_images, backbone, batch_size=batch_size, workers=workers, max_pixels=max_pixels
+            source, n_images, backbones, batch_size=batch_size, workers=workers, max_pixels=max_pixels
         )
-        for batch, launched in ahead(batches, launch, streams.ahead):
-            values = {} if launched is None else launched.result()[0].result()
-            yield _usable(backbone, batch, values)
+        # A batch is a pass for each network, so that fewer batches ahead keep all streams busy.
+        for batch, launched in ahead(batches, launch, -(-streams.ahead // len(wanted))):
+            values = tuple(each.result()[0].result() for each in launched) or ({},) * len(wanted)
+            yield _usable(backbones, batch, values)
 
 
-def _usable(
-    backbone: Backbone, batch: UsableBatch, values: Mapping[str, npt.NDArray[np.float32]]
-) -> FeatureBatch:
+def _usable(backbones: Sequence[Backbone], batch: UsableBatch, values: tuple[Values, ...]) -> FeatureBatch:
     """Put features beside their images, and images whose features left the range of fp16 to the failures."""
     rows, failed = batch.rows, batch.failed
-    reason, places = find_overflows(backbone, values)
-    if len(places):
+    overflows = [find_overflows(backbone, own) for backbone, own in zip(backbones, values, strict=True)]
+    for reason, places in reversed(overflows):
         failed = {**failed, **{int(rows[place]): f"its features {reason}" for place in places}}
-        rows, values = np.delete(rows, places), {k: np.delete(v, places, 0) for k, v in values.items()}
+    gone = sorted({int(place) for _, places in overflows for place in places})
+    if gone:
+        rows = np.delete(rows, gone)
+        values = tuple({name: np.delete(each, gone, 0) for name, each in own.items()} for own in values)
     return FeatureBatch(rows=rows, values=values, failed=failed, narrow=batch.narrow)
 
 
 def usable_batches(
     source: ImageBytes,
     n_images: int,
-    backbone: Backbone,
+    backbones: Sequence[Backbone],
     *,
     batch_size: int = 32,
     workers: int | None = None,
@@ -145,30 +154,41 @@ def usable_batches(
 
     Parameters
     ----------
-    source, n_images, backbone, batch_size, workers, max_pixels
+    source, n_images, batch_size, workers, max_pixels
         As in `features_of`.
+    backbones : sequence of Backbone
+        Each image is read and decoded once for all of them; they compute on one device.
 
     Yields
     ------
     UsableBatch
         Pixels of the next images, in the order of the rows.
     """
+    # Backbones that see the same pixels share them, as they do in an extraction.
+    keys = [canonical_json(backbone.transform.geometry) for backbone in backbones]
+    places = list(dict.fromkeys(keys))
     slices = [slice(start, min(start + batch_size, n_images)) for start in range(0, n_images, batch_size)]
     with BatchReader(
         source,
-        [backbone.transform],
+        [backbones[keys.index(key)].transform for key in places],
         workers=workers or reading_threads(),
         max_pixels=max_pixels,
-        device=backbone.device,
+        device=backbones[0].device,
     ) as reader:
-        for (batch,) in reader.batches(slices):
+        for batches in reader.batches(slices):
+            first = batches[0]
+            # An image may suit one geometry and not another; the first reason stands for all.
+            failed = {row: why for batch in reversed(batches) for row, why in batch.failed.items()}
             at = np.array(
-                [place for place, row in enumerate(_numbers(batch)) if row not in batch.failed], dtype=np.intp
+                [place for place, row in enumerate(_numbers(first)) if row not in failed], dtype=np.intp
             )
             # Without failures the whole pinned array is sent; selecting rows would make an unpinned copy.
-            pixels = batch.pixels[at] if batch.failed else batch.pixels
+            pixels = [batch.pixels[at] if failed else batch.pixels for batch in batches]
             yield UsableBatch(
-                rows=at + batch.rows.start, pixels=pixels, failed=batch.failed, narrow=batch.narrow
+                rows=at + first.rows.start,
+                pixels=tuple(pixels[places.index(key)] for key in keys),
+                failed=failed,
+                narrow=first.narrow,
             )
 
 

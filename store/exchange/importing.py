@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from toptune.errors import ConflictError, InputError
+from toptune.errors import ConflictError, InputError, StoreNotFoundError
 from toptune.store.arrays.units import MAX_UNIT_BYTES, choose_unit_rows
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.exchange.matrix_files import Matrix
@@ -45,8 +45,10 @@ def import_features(
     interruption the same call goes on where the first stopped. One unit of every matrix is held at a time, at
     most 256 MiB together.
 
-    The data set's rows have no files: their sizes are recorded as 0, so that features of several models
-    can be imported over the same rows.
+    The rows of a new data set have no files: their sizes are recorded as 0, so that features of several
+    models can be imported over the same rows. Features of images that the store knows already join the data
+    set of these images, if they have the same ids in the same order, and the same labels and splits where
+    such are given.
 
     Parameters
     ----------
@@ -98,6 +100,7 @@ def import_features(
         splits=splits,
         sizes=np.zeros(n_rows, np.int64),
     )
+    manifest = _of_known_images(store, dataset, manifest, has_labels=labels is not None) or manifest
     dims = {name: int(matrix.shape[1]) for name, matrix in matrices.items()}
     row_bytes = sum(_stored_type(matrix).itemsize * dims[name] for name, matrix in matrices.items())
     if row_bytes > MAX_UNIT_BYTES:
@@ -249,6 +252,21 @@ def _refuse_failed(failed: Mapping[int, str], manifest: Manifest, *, allow_faile
             f"{', ...' if len(failed) > 5 else ''}; repair them, or store them as failed "
             "with --skip-failed"
         )
+
+
+def _of_known_images(
+    store: FeatureStore, dataset: str, manifest: Manifest, *, has_labels: bool
+) -> Manifest | None:
+    """Return the manifest of images that were extracted, if the imported rows are these images."""
+    try:
+        known = store.manifest(dataset)
+    except StoreNotFoundError:
+        return None
+    has_files = any(known.table["bytes"].to_pylist())
+    is_same = known.ids == manifest.ids and (not has_labels or known.labels == manifest.labels)
+    has_splits = any(split is not None for split in manifest.splits)
+    is_same &= not has_splits or known.splits == manifest.splits
+    return known if has_files and is_same else None
 
 
 def _refuse_other_content(store: FeatureStore, model: str, dataset: str, recipe: Recipe) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from toptune.store.features.feature_cache import FeatureCache
-from toptune.store.features.feature_view import FeatureView, StoredFeatures
+from toptune.store.features.feature_view import FeatureView, ModelFeatures
 
 _ADDED = {"extract_cpu_seconds": "cpu_seconds", "extract_joules": "energy_joules"}
 
@@ -36,7 +36,7 @@ def added_costs(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     }
 
 
-def extraction_costs(features: StoredFeatures, names: list[str]) -> dict[str, float]:
+def extraction_costs(features: ModelFeatures, names: list[str]) -> dict[str, float]:
     """Add up what extracting arrays took, by their ledger entries.
 
     Arrays that one job wrote share the costs of the job, which count once. If one command extracted several

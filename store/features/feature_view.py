@@ -19,22 +19,13 @@ from toptune.store.features.view_blocks import ViewBlocks
 
 
 class StoredFeatures(Protocol):
-    """Stored features as training reads them: a `FeatureCache`, or a `FeatureView` of several."""
+    """Stored features as training reads them: of one model, or `JoinedFeatures` of several."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def model(self) -> str: ...
-
-    @property
     def digest(self) -> str: ...
-
-    @property
-    def recipe(self) -> Recipe: ...
-
-    @property
-    def backbone(self) -> Mapping[str, Any]: ...
 
     @property
     def dataset(self) -> str: ...
@@ -59,6 +50,19 @@ class StoredFeatures(Protocol):
     def content_digests(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]: ...
 
     def mark_used(self) -> None: ...
+
+
+class ModelFeatures(StoredFeatures, Protocol):
+    """Stored features of one model: a `FeatureCache`, or a `FeatureView` of several."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+    @property
+    def backbone(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

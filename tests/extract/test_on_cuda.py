@@ -286,11 +286,11 @@ def test_an_image_beyond_the_range_of_fp16_is_named_and_nothing_of_its_unit_is_s
     backbone = load_backbone(options.pop("model"), **options)
     data = [file.read_bytes() for file in sorted(images.rglob("*.png"))]
     source: Any = SimpleNamespace(read=data.__getitem__)
-    found = list(features_of(source, 40, backbone, backbone.resolve("last"), batch_size=16))
+    found = list(features_of(source, 40, [(backbone, backbone.resolve("last"))], batch_size=16))
     assert [len(batch.rows) for batch in found] == [16, 16, 7]
     assert [list(batch.failed) for batch in found] == [[], [], [39]]
     assert "left the range of fp16" in found[2].failed[39]
-    assert all(np.isfinite(values).all() for batch in found for values in batch.values.values())
+    assert all(np.isfinite(values).all() for batch in found for values in batch.values[0].values())
 
 
 def without_dask(monkeypatch: pytest.MonkeyPatch) -> None:

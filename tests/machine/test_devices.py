@@ -22,7 +22,7 @@ from toptune.store import InputError
 from toptune.train import StreamingRidgeClassifier
 from toptune.train.layers.options import SearchOptions
 from toptune.train.reports.options import CompareOptions, LayerReportOptions
-from toptune.train.runs.update import UpdateOptions
+from toptune.train.updates.update import UpdateOptions
 from toptune.workflows.advice.options import AdviceOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.predict.evaluation import EvaluateOptions

@@ -69,7 +69,7 @@ def train_late(
         of_model = replace(of_models[model], limits=limits)
         with told_of(model):
             ready = prepare(
-                features[model], arrays[model], rows, of_model, model=model, phases=phases, is_compared=True
+                features[model], arrays[model], rows, of_model, models=[model], phases=phases, is_compared=True
             )
         prepared.append(ready)
     fitted, rows = _fit_all(prepared, rows, phases, path=path, store=opened.root)
@@ -111,8 +111,9 @@ def _fit_all(
             found = [fit_to_rows(each, rows) for each in prepared]
     fitted = []
     for each, (preprocessing, _) in zip(prepared, found, strict=True):
-        phases.notify(each.model)
-        with phases("fit"), told_of(each.model):
+        (model,) = each.models
+        phases.notify(model)
+        with phases("fit"), told_of(model):
             # What the memory limit leaves is less by the heads that are fitted already.
             ready = with_new_head(each, is_compared=True)
             fitted.append(fit_prepared(ready, preprocessing, rows, path=path, store=store))
@@ -133,7 +134,7 @@ def _member(fitted: Fitted, rows: ChosenRows) -> Member:
         seal_run(folder)
 
     return Member(
-        name=fitted.prepared.model,
+        name=fitted.prepared.models[0],
         run=fitted.run,
         features=fitted.prepared.features,
         left_out=fitted.left_out,

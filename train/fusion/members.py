@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from toptune.errors import ConflictError, InputError, StoreNotFoundError
 from toptune.machine.memory import check_memory, left_bytes
 from toptune.store.features.feature_store import FeatureStore
-from toptune.store.features.feature_view import StoredFeatures
+from toptune.store.features.feature_view import ModelFeatures, StoredFeatures
 from toptune.train.heads.kind import NativeForm
 from toptune.train.heads.kinds import KINDS
 from toptune.train.layers.stored_layers import AUTO, LAST
@@ -17,7 +17,7 @@ from toptune.train.runs.options import TrainOptions
 
 def open_members(
     store: FeatureStore, dataset: str, options: Mapping[str, TrainOptions]
-) -> dict[str, StoredFeatures]:
+) -> dict[str, ModelFeatures]:
     """Open the features of several models over the same version of a data set.
 
     Parameters
@@ -36,7 +36,7 @@ def open_members(
     ConflictError
         If a name means several caches, or the features are of different images.
     """
-    opened: dict[str, StoredFeatures] = {}
+    opened: dict[str, ModelFeatures] = {}
     missing: dict[str, StoreNotFoundError] = {}
     for model, of_model in options.items():
         try:

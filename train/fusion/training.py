@@ -8,8 +8,9 @@ from toptune.errors import InputError
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.train.fusion.fused_run import FusedRun
+from toptune.train.fusion.join import train_join
 from toptune.train.fusion.late import train_late
-from toptune.train.runs.options import JOIN, LATE, TrainArguments, TrainOptions
+from toptune.train.runs.options import JOIN, TrainArguments, TrainOptions
 from toptune.train.runs.run import Run
 from toptune.train.runs.training import train_run
 
@@ -90,15 +91,9 @@ def train(
     """
     options = options_of(TrainOptions, arguments, call="train")
     names = options.check_models(model, models)
-    if len(names) > 1 and options.fusion == JOIN:
-        raise InputError(f"fusion {JOIN!r} is not there yet; use {LATE!r}", option="fusion")
-    if len(names) > 1:
-        return train_late(store, dataset=dataset, models=names, out=out, options=options, progress=progress)
-    return train_run(
-        store,
-        dataset=dataset,
-        model=names[0],
-        out=out,
-        options=options.for_model(names[0]),
-        progress=progress,
-    )
+    if len(names) == 1:
+        options = options.for_model(names[0])
+        return train_run(store, dataset=dataset, model=names[0], out=out, options=options, progress=progress)
+    if options.fusion == JOIN:
+        return train_join(store, dataset=dataset, models=names, out=out, options=options, progress=progress)
+    return train_late(store, dataset=dataset, models=names, out=out, options=options, progress=progress)

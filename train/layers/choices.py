@@ -20,7 +20,8 @@ class LayerChoice:
     Attributes
     ----------
     path : str
-        ``alone``, ``first`` or ``last`` (cumulative from either end), ``forward`` or ``backward``.
+        ``alone``, ``first`` or ``last`` (cumulative from either end), ``forward`` or ``backward``; of several
+        backbones also ``each`` (the last layer of each).
     arrays : tuple of str
         Names of the stored arrays, by depth.
     n_columns, bytes_per_picture : int

@@ -6,12 +6,10 @@ from typing import TypedDict
 from toptune.errors import InputError
 from toptune.machine.devices import AUTO, check_device_name
 from toptune.machine.memory import bytes_of
-from toptune.train.preprocessing.spec import parse_preprocessing
+from toptune.train.preprocessing.spec import MIXING, parse_preprocessing
 
 # Heads that tell subsets of layers apart better than ridge regression does, and that can check a short list.
 SHORT_LIST_HEADS = ("falkon", "falkon-logistic")
-# Steps of a preprocessing after which the columns of a layer are no longer its own.
-_MIXING = ("pca", "whiten")
 
 
 class SearchArguments(TypedDict, total=False):
@@ -80,7 +78,7 @@ class SearchOptions:
             )
         if self.device is not None:
             check_device_name(self.device, is_for_head=True)
-        mixing = [step.name for step in parse_preprocessing(self.preprocess) if step.name in _MIXING]
+        mixing = [step.name for step in parse_preprocessing(self.preprocess) if step.name in MIXING]
         if mixing:
             raise InputError(
                 f"preprocessing {self.preprocess!r}: {mixing[0]} mixes the layers that a search is to tell "

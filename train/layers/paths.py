@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from toptune.store.joined.joined_features import split_name
+
 Subset = tuple[int, ...]
 
 # A step of the backward search drops a sixteenth of the layers of a deep network, and one layer of a shallow
@@ -126,6 +128,19 @@ def best_poolings(paths: PenaltyPaths, taps: Sequence[str]) -> list[int]:
     return [min(layers, key=lambda layer: paths.least((layer,))) for layers in of_tap.values()]
 
 
+def _by_relative_depth(layers: Sequence[int], taps: Sequence[str]) -> list[int]:
+    """Order layers by their depth in their own backbone, so that several backbones grow side by side."""
+    of_member: dict[str, list[int]] = {}
+    for layer in layers:
+        of_member.setdefault(split_name(taps[layer])[0], []).append(layer)
+    depth = {
+        layer: (place + 1) / len(members)
+        for members in of_member.values()
+        for place, layer in enumerate(members)
+    }
+    return sorted(layers, key=depth.__getitem__)
+
+
 def all_paths(
     paths: PenaltyPaths, taps: Sequence[str], *, max_layers: int, notify: Callable[[str], None]
 ) -> list[tuple[str, Subset]]:
@@ -145,7 +160,7 @@ def all_paths(
     -------
     list of (str, tuple of int)
         Paths are ``alone``, ``first`` (cumulative from the first layer), ``last`` (from the last),
-        ``forward`` and ``backward``.
+        ``forward`` and ``backward``. Several backbones begin and end together on the paths from either end.
     """
     layers = range(len(taps))
     notify("layers alone")
@@ -154,7 +169,8 @@ def all_paths(
     if len(layers) == 1:
         return found
     notify("layers from either end")
-    for path, order in (("first", depth), ("last", depth[::-1])):
+    by_depth = _by_relative_depth(depth, taps)
+    for path, order in (("first", by_depth), ("last", by_depth[::-1])):
         penalty: int | None = None
         for count in range(1, len(order) + 1):
             subset = tuple(order[:count])

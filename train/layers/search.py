@@ -10,6 +10,7 @@ import numpy as np
 from toptune.options import options_of
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.features.feature_view import StoredFeatures
+from toptune.store.joined.joined_features import joined_name, split_name
 from toptune.train.heads.heads import Head
 from toptune.train.layers.choices import (
     LayerChoice,
@@ -61,7 +62,8 @@ def search_layers(
         Group, or id, of every row of the manifest; rows of equal groups share a fold.
     short_list_head : callable, optional
         Makes an unfitted head whose report has left-out ``accuracy`` and ``log_loss``. Such heads are fitted
-        to the `n_short_list` best subsets and to the last layer alone, on all training rows, and decide.
+        to the `n_short_list` best subsets and to the last layer of each backbone, on all training rows, and
+        decide.
     progress : callable, optional
         Called with the name of each phase as the phase begins.
     **arguments
@@ -83,12 +85,14 @@ def search_layers(
     )
     taps = [tap_of(array) for array in arrays]
     found = all_paths(paths, taps, max_layers=options.max_layers, notify=notify)
+    last = _last_of_each(paths, taps)
+    # What training takes by default is compared with the rest; of one backbone it is a layer alone.
+    found += [("each", last)] if len(last) > 1 else []
     listed = [(path, tuple(sorted(subset))) for path, subset in found]
     notify("left-out predictions")
     of_subset = _scored(read, arrays, paths, list(dict.fromkeys(subset for _, subset in listed)))
     if short_list_head is not None and options.n_short_list > 0:
         best = sorted(of_subset, key=lambda key: (-of_subset[key].accuracy, of_subset[key].log_loss))
-        last = (_last_alone(paths, taps),)
         for subset in dict.fromkeys([*best[: options.n_short_list], last]):
             choice = of_subset[subset]
             notify(f"short list: {choice.layers}")
@@ -146,12 +150,20 @@ def _scored(
     return choices
 
 
-def _last_alone(paths: PenaltyPaths, taps: Sequence[str]) -> int:
-    """Find the array of the last layer; of several poolings, the one of least error."""
-    last = LAST if LAST in taps else taps[-1]
-    return min(
-        (layer for layer, tap in enumerate(taps) if tap == last), key=lambda layer: paths.least((layer,))
-    )
+def _last_of_each(paths: PenaltyPaths, taps: Sequence[str]) -> Subset:
+    """Find the array of the last layer of each backbone; of several poolings, the one of least error."""
+    of_member: dict[str, list[int]] = {}
+    for layer, tap in enumerate(taps):
+        of_member.setdefault(split_name(tap)[0], []).append(layer)
+    lasts = []
+    for member, layers in of_member.items():
+        own = [taps[layer] for layer in layers]
+        last = joined_name(member, LAST)
+        tap = last if last in own else own[-1]
+        lasts.append(
+            min((layer for layer in layers if taps[layer] == tap), key=lambda layer: paths.least((layer,)))
+        )
+    return tuple(sorted(lasts))
 
 
 def _checked(
@@ -165,7 +177,8 @@ def _checked(
     """Add the left-out figures of a head fitted to all training rows."""
     blocks = cache.blocks(choice.arrays, split.train)
     dims = tuple(cache.array(name).dim for name in choice.arrays)
-    preprocessing, _ = fit_preprocessing(preprocess, blocks, dims)
+    members = [split_name(name)[0] for name in choice.arrays]
+    preprocessing, _ = fit_preprocessing(preprocess, blocks, dims, members=members)
     head.fit(
         PreprocessedBlocks(blocks, preprocessing),
         [str(cache.manifest.labels[row]) for row in split.train],

@@ -11,11 +11,20 @@ from toptune.errors import CorruptError
 from toptune.store.arrays.tensor_files import read_tensors, write_tensors
 from toptune.store.files.json_values import json_text, parse_json
 from toptune.train.preprocessing.principal_components import PrincipalComponents
-from toptune.train.preprocessing.steps import Layers, Power, Select, Standardise, Step, Ternary, UnitNorm
+from toptune.train.preprocessing.steps import (
+    Balance,
+    Layers,
+    Power,
+    Select,
+    Standardise,
+    Step,
+    Ternary,
+    UnitNorm,
+)
 
 FILE = "preprocessing.safetensors"
 _TYPES: dict[str, type[Any]] = {
-    each.name: each for each in (Standardise, UnitNorm, Power, Ternary, PrincipalComponents, Select)
+    each.name: each for each in (Standardise, UnitNorm, Power, Ternary, PrincipalComponents, Balance, Select)
 }
 T = TypeVar("T")
 

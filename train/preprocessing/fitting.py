@@ -1,5 +1,7 @@
 """Fitting a preprocessing to training rows, step after step."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -7,12 +9,17 @@ from toptune.store.features.blocks import Blocks
 from toptune.train.preprocessing.finite_rows import FiniteRows, moments, non_finite_rows
 from toptune.train.preprocessing.preprocessing import Preprocessing
 from toptune.train.preprocessing.principal_components import fit_principal_components
-from toptune.train.preprocessing.spec import StepSpec, parse_preprocessing
-from toptune.train.preprocessing.steps import Layers, Power, Standardise, Step, Ternary, UnitNorm
+from toptune.train.preprocessing.spec import MIXING, StepSpec, parse_preprocessing
+from toptune.train.preprocessing.steps import Balance, Layers, Power, Standardise, Step, Ternary, UnitNorm
 
 
 def fit_preprocessing(
-    spec: str, blocks: Blocks, layer_dims: Layers, *, memory_limit_bytes: int | None = None
+    spec: str,
+    blocks: Blocks,
+    layer_dims: Layers,
+    *,
+    members: Sequence[str] = (),
+    memory_limit_bytes: int | None = None,
 ) -> tuple[Preprocessing, npt.NDArray[np.int64]]:
     """Fit the steps that a text names, in order, each in float64 on the output of the step before.
 
@@ -42,6 +49,9 @@ def fit_preprocessing(
         Training rows only, shape (n, d).
     layer_dims : tuple of int
         Columns of each layer, in order, d together.
+    members : sequence of str, optional
+        Backbone of each layer. Where there are several, every backbone is scaled to the same total variance,
+        after the steps and before ``pca`` or ``whiten``, which mix the layers.
     memory_limit_bytes : int, optional
         Limit for the matrices of ``pca`` and ``whiten``; by default half of the machine's memory.
 
@@ -69,12 +79,38 @@ def fit_preprocessing(
     """
     fitted = Preprocessing(spec=spec, layer_dims=tuple(layer_dims), steps=())
     bad: npt.NDArray[np.int64] | None = None
-    for step in parse_preprocessing(spec):
+    for step in _with_balance(parse_preprocessing(spec), members):
         rows = FiniteRows(blocks, fitted.steps, n_columns=fitted.n_outputs)
-        new = _fit(step, rows, fitted.layers_between[-1], memory_limit_bytes)
+        dims = fitted.layers_between[-1]
+        if step.name == Balance.name:
+            new: Step = _balance(rows, dims, members)
+        else:
+            new = _fit(step, rows, dims, memory_limit_bytes)
         fitted = Preprocessing(spec=spec, layer_dims=fitted.layer_dims, steps=(*fitted.steps, new))
         bad = rows.bad if bad is None else bad
     return fitted, non_finite_rows(blocks) if bad is None else bad
+
+
+def _with_balance(steps: Sequence[StepSpec], members: Sequence[str]) -> list[StepSpec]:
+    """Put the step that balances several backbones before the first step that mixes layers."""
+    if len(set(members)) < 2:
+        return list(steps)
+    mixing = [place for place, step in enumerate(steps) if step.name in MIXING]
+    place = mixing[0] if mixing else len(steps)
+    return [*steps[:place], StepSpec(Balance.name), *steps[place:]]
+
+
+def _balance(rows: FiniteRows, layer_dims: Layers, members: Sequence[str]) -> Balance:
+    """Measure the total variance of each backbone, and scale all of them to their mean."""
+    of_columns = moments(rows).deviation ** 2
+    of_layers = np.array([part.sum() for part in np.split(of_columns, np.cumsum(layer_dims)[:-1])])
+    names, member = np.unique(members, return_inverse=True)
+    totals = np.bincount(member, weights=of_layers, minlength=len(names))
+    # A backbone whose columns are constant has nothing to weigh, and must not lower the mean of the others.
+    varies = totals > 0
+    scale = np.ones(len(names))
+    scale[varies] = np.sqrt(totals[varies].mean() / totals[varies])
+    return Balance(layer_dims=layer_dims, scale=scale[member])
 
 
 def _fit(step: StepSpec, rows: FiniteRows, layer_dims: Layers, memory_limit_bytes: int | None) -> Step:

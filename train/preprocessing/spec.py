@@ -7,6 +7,8 @@ from toptune.options import choices
 
 NONE = "none"
 STEPS = ("standardise", "l2", "power", "pca", "whiten", "ternary")
+# After these steps the columns of a layer are no longer its own.
+MIXING = ("pca", "whiten")
 
 # The store and the runs have the British spelling, which American readers need not know.
 _SPELLINGS = {"standardize": "standardise"}

@@ -174,6 +174,43 @@ class Ternary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Balance:
+    """Each layer times the factor of its backbone, so that backbones side by side weigh alike.
+
+    Attributes
+    ----------
+    layer_dims : tuple of int
+        Columns of each layer.
+    scale : ndarray of float64, shape (n_layers,)
+        The factors; 1 for a backbone whose columns are all constant.
+    """
+
+    name: ClassVar[str] = "balance"
+    layer_dims: Layers
+    scale: Values
+
+    def layers(self, layer_dims: Layers) -> Layers:
+        if tuple(self.layer_dims) != layer_dims or self.scale.shape != (len(layer_dims),):
+            raise ValueError(f"step balance is for layers of {self.layer_dims} columns, not {layer_dims}")
+        return layer_dims
+
+    def apply(self, values: Rows) -> Rows:
+        result: Rows = values * np.repeat(self.scale, self.layer_dims)
+        return result
+
+    def restricted(self, kept: npt.NDArray[np.bool_], layer_dims: Layers) -> "Balance":
+        dims = tuple(np.array(layer_dims)[kept].tolist())
+        return Balance(layer_dims=dims, scale=self.scale[kept])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "rule": "each backbone scaled to the same total variance of the training rows",
+            "factors": list(dict.fromkeys(self.scale.tolist())),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Select:
     """The columns that a head uses, for heads that use a part of the features.
 

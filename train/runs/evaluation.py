@@ -20,6 +20,7 @@ from toptune.store.files.s3_path import SCHEME
 from toptune.train.runs.record import ROWS
 from toptune.train.runs.run import Run, read_labels
 from toptune.train.runs.scoring import Scored
+from toptune.train.runs.sources import RunSource, open_sources
 
 SPLITS = ("test", "train", "all")
 
@@ -89,9 +90,10 @@ def stored_rows(
     # The rows of the run itself keep the labels that trained them.
     label_column = None if is_own else trained.row_options.label_column
     try:
-        cache = opened.features(trained.cache.name, name, version=version, label_column=label_column)
+        cache = open_sources(opened, trained.sources, name, version=version, label_column=label_column)
     except StoreNotFoundError as error:
-        _explain_other_features(trained, opened, name)
+        for source in trained.sources:
+            _explain_other_features(source, opened, name)
         raise error
     cache.mark_used()
     if is_own and max(_own_rows(trained, "all"), default=0) >= cache.manifest.n_rows:
@@ -119,24 +121,24 @@ def stored_rows(
     )
 
 
-def _explain_other_features(trained: Run, store: FeatureStore, dataset: str) -> None:
+def _explain_other_features(source: RunSource, store: FeatureStore, dataset: str) -> None:
     """Raise an `InputError` that says how all features of the same model over a data set differ."""
-    model = trained.cache.name.rpartition("@")[0]
+    model, recipe = source.cache.name.rpartition("@")[0], source.full_recipe()
     try:
         parts = read_dataset_version(store.root, dataset).parts
     except StoreError:
         return  # There is no such data set, which the error that was raised before says.
     others = {
-        cache.name: trained.recipe.differences(cache.recipe)
+        cache.name: recipe.differences(cache.recipe)
         for part in parts
         for cache in store.caches(dataset=part)
         if cache.name.rpartition("@")[0] == model
     }
-    if not others:
+    if not others or source.cache.name in others:
         return  # The error that was raised before lists the models that there are.
     # Options for every field that differs somewhere give the run's features after each of the commands.
     differing = dict.fromkeys(line.split(" ")[0] for lines in others.values() for line in lines)
-    words = [_option(trained.recipe, field) for field in differing]
+    words = [_option(recipe, field) for field in differing]
     options = " ".join(word for word in words if word)
     # Where every difference has an option, the options alone close the gap.
     remedy = (

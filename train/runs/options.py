@@ -148,7 +148,9 @@ class TrainOptions:
                 )
         return names
 
-    def to_dict(self) -> dict[str, object]:
-        """Return the options that run.json records."""
+    def to_dict(self, models: Sequence[str] = ()) -> dict[str, object]:
+        """Return the options that run.json records; a run of several models records these and the fusion."""
         flat = flat_options(self)
-        return {name: flat[name] for name in _RECORDED} | {"params": dict(self.head.params or {})}
+        several = {"models": list(models), "fusion": self.fusion or LATE} if len(models) > 1 else {}
+        recorded = {name: flat[name] for name in _RECORDED}
+        return recorded | {"params": dict(self.head.params or {})} | several

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from toptune.errors import CorruptError, FormatVersionError, InputError
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_view import StoredFeatures
-from toptune.store.features.recipe import IMPORTED
 from toptune.store.files.folder_kinds import no_run
 from toptune.store.files.json_records import record_from_json, record_to_json
 from toptune.store.files.json_values import json_ready, read_json, read_json_with_bytes
@@ -21,15 +20,19 @@ from toptune.store.files.reading import linked_file_digest
 from toptune.store.files.sealed import SEAL, folder_digests, seal_values, unseal_values
 from toptune.store.files.system_errors import explained_reading
 from toptune.store.files.writing import replace_file
+from toptune.store.joined.joined_features import members_of
 from toptune.train.rows.chosen_rows import rows_digest
 from toptune.train.rows.splits import Split
+from toptune.train.runs.sources import CacheIdentity, JsonObject, RunArray, RunSource
 
 if TYPE_CHECKING:  # heads import torch and scikit-learn, which reading a record does not need
     from toptune.train.heads.heads import Head
 
 FORMAT, VERSION = "toptune-run", 2
+# Runs of several backbones have a version of their own, which a toptune that knows of one backbone refuses.
+SEVERAL_VERSION = 3
 # Kinds of runs; a head on the features of one cache has none.
-FINETUNE, LATE = "finetune", "late"
+FINETUNE, LATE, JOIN = "finetune", "late", "join"
 CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, IMAGE = (
     "run.json", "metrics.json", "selection.csv", "rows.parquet", "predictions.parquet",
     "confusion_matrix.png",
@@ -37,42 +40,19 @@ CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, IMAGE = (
 # The sums are written by a module that needs torch, which a reader of records does not.
 SUMS = "sums.safetensors"
 FILES = "files"
-# Values that differ from head to head, or that another room makes and reads, have no class of their own.
-JsonObject = Mapping[str, object]
 DEALT, HASHED, GROUPS = "dealt", "hash", "groups"
 LIBRARIES = ("toptune", "numpy", "scipy", "scikit-learn", "torch")
 # The next step if a file is damaged, and the keys without which a run cannot be used, by the kind of the run.
-_ADVICE = {None: "train again", FINETUNE: "fine-tune again", LATE: "train again"}
+_ADVICE = {None: "train again", JOIN: "train again", LATE: "train again", FINETUNE: "fine-tune again"}
+_OF_HEAD = ("dataset", "model", "arrays", "selected", "warnings", "saves")
 _NEEDED = {
-    None: ("dataset", "model", "arrays", "recipe", "backbone", "selected", "warnings", "saves"),
+    None: (*_OF_HEAD, "recipe", "backbone"),
+    JOIN: (*_OF_HEAD, "cache", "sources"),
     FINETUNE: ("classes", "request", "selected", "warnings", "options"),
     LATE: ("classes", "dataset", "fusion", "options", "selected", "warnings"),
 }
 # These keys of a run of features are written as null where the run has no value.
 _NULLS = ("layer_search", "auto")
-
-
-@dataclass(frozen=True)
-class RunArray:
-    """A stored array that a run's features are made of: name, columns, type on disk."""
-
-    name: str
-    dim: int
-    dtype: str
-
-    @property
-    def dtype_bytes(self) -> int:
-        """Bytes of a value."""
-        return 2 if self.dtype == "float16" else 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheIdentity:
-    """Which features a run was trained on: the name of their cache and the digest of their recipe."""
-
-    name: str
-    digest: str
-    others: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +235,7 @@ class RunRecord:
         Marks of the file.
     kind : str, optional
         ``finetune`` for a fine-tuned network, ``late`` for heads of several backbones whose probabilities
-        are combined.
+        are combined, ``join`` for a head on the features of several backbones.
     store, cache, arrays, dataset_version, layer_search, auto, report, preprocessing, saves : optional
         Of a head only: the store and the features that trained it, the searches of layers and of heads, the
         report of the fit, the fitted preprocessing, and what the head saves. A run that is older than
@@ -268,7 +248,10 @@ class RunRecord:
     dataset, model : str
         Names of the data set and of the backbone.
     recipe, backbone : mapping
-        How the features were computed, and the options that load the backbone again.
+        How the features were computed, and the options that load the backbone again; empty in a run of
+        several backbones.
+    sources : tuple of RunSource, optional
+        Of a run of several backbones only: the features of each. `all_sources` gives those of any run.
     classes : mapping of str to int
         Training rows of each class, in the order of the probabilities.
     options : mapping
@@ -305,6 +288,7 @@ class RunRecord:
     backbone: JsonObject = field(default_factory=dict)
     precision: str | None = None
     device: str | None = None
+    sources: tuple[RunSource, ...] | None = None
     arrays: tuple[RunArray, ...] | None = None
     classes: Mapping[str, int] = field(default_factory=dict)
     options: JsonObject = field(default_factory=dict)
@@ -339,8 +323,21 @@ class RunRecord:
 
     @property
     def is_imported(self) -> bool:
-        """Whether the features were imported, so that no extraction repeats them."""
-        return self.recipe.get("architecture") == IMPORTED
+        """Whether features of a backbone were imported, so that no extraction repeats them."""
+        return any(source.is_imported for source in self.all_sources)
+
+    @property
+    def all_sources(self) -> tuple[RunSource, ...]:
+        """The features of each backbone of a head; of a fine-tuned network there are none."""
+        if self.sources is not None:
+            return self.sources
+        if self.cache is None:
+            return ()
+        return (
+            RunSource(
+                name="", model=self.model, cache=self.cache, recipe=self.recipe, backbone=self.backbone
+            ),
+        )
 
     @property
     def left_out_accuracy(self) -> float | None:
@@ -449,8 +446,7 @@ class RunRecord:
             raise InputError(no_run(folder), option="run")
         content = _read_content(path, advice=_advice(None))
         # The kind decides which keys are needed, so that it is read before the record is checked.
-        found = content.get("kind")
-        kind = found if found in (FINETUNE, LATE) else None
+        kind = next((each for each in _NEEDED if each == content.get("kind")), None)
         return cls._checked(content, path, advice=_advice(kind), needed=_NEEDED[kind])
 
     @classmethod
@@ -462,9 +458,10 @@ class RunRecord:
         found = content.get("version")
         # A reader of a few keys takes any version; whoever uses the head needs all of them as this version
         # means them.
-        if needed is not None and found != VERSION:
+        if needed is not None and found not in (VERSION, SEVERAL_VERSION):
             raise FormatVersionError(
-                f"{path.parent} is of version {found}, this toptune reads {VERSION}; {advice}"
+                f"{path.parent} is of version {found}, this toptune reads {VERSION} and {SEVERAL_VERSION}; "
+                f"{advice}"
             )
         if missing := set(needed or ()) - content.keys():
             raise CorruptError(f"{path} lacks {', '.join(sorted(missing))}; {advice}")
@@ -486,14 +483,14 @@ def _read_content(path: Path, *, advice: str) -> dict[str, Any]:
     content, data = read_json_with_bytes(path, advice=advice)
     # Runs have had a seal and checksums since they have had either. The version is compared later and before
     # any digest: a newer toptune may seal its runs otherwise, and its file is not damaged.
-    if content.get("version") == VERSION and (SEAL in content or FILES in content):
+    if content.get("version") in (VERSION, SEVERAL_VERSION) and (SEAL in content or FILES in content):
         return unseal_values(content, data, path, advice=advice)
     return content
 
 
 def _advice(kind: str | None) -> str:
     """Give the next step if a file of a run is damaged."""
-    return f"copy the run again from where it was made, or {_ADVICE[kind]}"
+    return f"copy the run again from where it was made, or {_ADVICE.get(kind, _ADVICE[None])}"
 
 
 def is_finetuned(folder: str | os.PathLike[str]) -> bool:
@@ -509,7 +506,7 @@ def trained_record(
     cache: StoredFeatures,
     *,
     store: Path | str,
-    model: str,
+    models: Sequence[str],
     arrays: Sequence[RunArray],
     classes: Mapping[str, int],
     options: JsonObject,
@@ -528,8 +525,8 @@ def trained_record(
         The features.
     store : path
         Root folder of their store.
-    model : str
-        The backbone, spelled as the caller did.
+    models : sequence of str
+        The backbones in the order of their features, spelled as the caller did.
     arrays : sequence of RunArray
         Stored arrays that the head was trained on, side by side.
     classes : mapping of str to int
@@ -546,14 +543,19 @@ def trained_record(
         Summary of the search for layers, and table of the heads that ``auto`` tried.
     """
     warned = head.report.get("warnings", [])
+    sources = _sources(cache, models)
+    several = len(sources) > 1
     return RunRecord(
+        version=SEVERAL_VERSION if several else VERSION,
+        kind=JOIN if several else None,
         store=str(store),
         dataset=cache.dataset,
         dataset_version=cache.dataset_version,
-        model=model,
+        model=" + ".join(models),
         cache=CacheIdentity(name=cache.name, digest=cache.digest),
-        recipe=json.loads(cache.recipe.to_json()),
-        backbone=json_ready(cache.backbone),
+        recipe={} if several else sources[0].recipe,
+        backbone={} if several else sources[0].backbone,
+        sources=tuple(sources) if several else None,
         arrays=tuple(arrays),
         classes=dict(classes),
         options=json_ready(options),
@@ -569,6 +571,20 @@ def trained_record(
         versions=library_versions(LIBRARIES),
         created=provenance(),
     )
+
+
+def _sources(cache: StoredFeatures, models: Sequence[str]) -> list[RunSource]:
+    """Describe the features of each backbone."""
+    return [
+        RunSource(
+            name=name,
+            model=model,
+            cache=CacheIdentity(name=features.name, digest=features.digest),
+            recipe=json.loads(features.recipe.to_json()),
+            backbone=json_ready(features.backbone),
+        )
+        for model, (name, features) in zip(models, members_of(cache).items(), strict=True)
+    ]
 
 
 def library_versions(names: Sequence[str]) -> dict[str, str]:

@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 from toptune.store.files.json_values import json_ready
-from toptune.train.runs.record import RunArray, Savings
+from toptune.text import counted, named
+from toptune.train.runs.record import RunRecord, Savings
 from toptune.train.runs.run import Run
+from toptune.train.runs.sources import RunArray
 
 
 def restricted_run(run: Run) -> Run:
@@ -36,7 +38,7 @@ def restricted_run(run: Run) -> Run:
     positions = np.flatnonzero(used).tolist()
     arrays = [trained_on[position] for position in positions]
     record = replace(
-        run.record,
+        _without_unused(run.record, arrays),
         arrays=tuple(arrays),
         preprocessing=json_ready(preprocessing.to_dict()),
         saves=Savings(
@@ -49,6 +51,21 @@ def restricted_run(run: Run) -> Run:
         ),
     )
     return replace(run, record=record, preprocessing=preprocessing, head=head)
+
+
+def _without_unused(record: RunRecord, arrays: list[RunArray]) -> RunRecord:
+    """Drop backbones of several that compute none of the arrays, and say so: predictions do without them."""
+    if record.sources is None:
+        return record
+    needed = tuple(source for source in record.sources if source.of(arrays))
+    unused = [source.model for source in record.sources if source not in needed]
+    if not unused:
+        return record
+    note = (
+        f"the head uses no layer of {named(unused)}: predictions need {counted(len(needed), 'network')} of "
+        f"the {len(record.sources)} that it was trained on"
+    )
+    return replace(record, sources=needed, warnings=(*record.warnings, note))
 
 
 def _bytes(arrays: list[RunArray]) -> int:

@@ -1,6 +1,5 @@
 """`Run`: a folder that holds a trained head and everything needed to repeat and use it."""
 
-import json
 import logging
 import os
 import warnings
@@ -18,7 +17,6 @@ from toptune.errors import CorruptError, InputError, NumericalError
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.features.blocks import Blocks
-from toptune.store.features.recipe import Recipe
 from toptune.store.files.json_records import record_from_json
 from toptune.store.files.json_values import read_json
 from toptune.store.files.reading import read_linked
@@ -32,11 +30,10 @@ from toptune.train.runs.record import (
     ROWS,
     SELECTION,
     SUMS,
-    CacheIdentity,
-    RunArray,
     RunRecord,
     Savings,
 )
+from toptune.train.runs.sources import CacheIdentity, RunArray, RunSource
 
 logger = logging.getLogger(__name__)
 
@@ -126,14 +123,9 @@ class Run:
         return [dict(row) for row in table] if isinstance(table, list) else []
 
     @property
-    def recipe(self) -> Recipe:
-        """How the features were computed."""
-        return Recipe.from_json(json.dumps(self.record.recipe))
-
-    @property
-    def backbone(self) -> dict[str, Any]:
-        """The options that load the backbone again."""
-        return dict(self.record.backbone)
+    def sources(self) -> tuple[RunSource, ...]:
+        """The features of each backbone that the head needs."""
+        return self.record.all_sources
 
     def predict_blocks(self, blocks: Blocks) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.float64]]:
         """Classify rows of features as stored, not preprocessed.

@@ -17,10 +17,11 @@ from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.limits import RunLimits
 from toptune.machine.memory import left_bytes
 from toptune.store.arrays.spec import ArraySpec
-from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
+from toptune.store.joined.joined_features import split_name
+from toptune.store.joined.member_costs import member_costs
 from toptune.train.heads.kinds import check_head, why_on_cpu, why_small
 from toptune.train.layers.choices import LAYER_SEARCH, LayerSearch
 from toptune.train.layers.options import SHORT_LIST_HEADS
@@ -32,11 +33,12 @@ from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.rows.copies import digests_of
 from toptune.train.rows.grids import grid_of
 from toptune.train.runs.options import TrainOptions
-from toptune.train.runs.record import DEALT, GROUPS, FoldsRecord, RunArray, SplitRecord, trained_record
+from toptune.train.runs.record import DEALT, GROUPS, FoldsRecord, SplitRecord, trained_record
 from toptune.train.runs.restriction import restricted_run
 from toptune.train.runs.run import Run
 from toptune.train.runs.run_folds import folds_record
 from toptune.train.runs.scoring import Scored, score
+from toptune.train.runs.sources import RunArray
 from toptune.train.runs.writing import check_out, new_run_folder, size_note, write_run
 
 if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that is refused does not need
@@ -47,15 +49,15 @@ if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """The features of one model, with what its head is going to be trained on.
+    """The features of one model, or of several side by side, with what their head is going to be trained on.
 
     Attributes
     ----------
-    model : str
-        The backbone, spelled as the caller did.
+    models : tuple of str
+        The backbones in the order of their features, spelled as the caller did.
     features : StoredFeatures
     options : TrainOptions
-        With the layers of this model, and the device settled.
+        With the layers of a single model, and the device settled.
     arrays : sequence of ArraySpec
         The arrays that the layers mean, or that the search chose.
     head : Head or None
@@ -63,7 +65,7 @@ class Prepared:
     search : LayerSearch or None
     """
 
-    model: str
+    models: tuple[str, ...]
     features: StoredFeatures
     options: TrainOptions
     arrays: Sequence[ArraySpec]
@@ -98,7 +100,7 @@ class Fitted:
     @property
     def costs(self) -> dict[str, float]:
         """What extracting the arrays took that the head was trained on."""
-        return extraction_costs(self.prepared.features, self.prepared.names)
+        return member_costs(self.prepared.features, self.prepared.names)
 
     def write(self, folder: Path, rows: ChosenRows, scored: Scored) -> None:
         """Write the files of the run, whose metrics are known by now."""
@@ -131,8 +133,40 @@ def train_run(
     features = opened.features(
         model, dataset, version=options.dataset_version, label_column=options.rows.label_column
     )
-    features.mark_used()
     arrays = stored_arrays(features, options)
+    return train_on(
+        features, arrays, models=(model,), store=opened.root, path=path, options=options, phases=phases
+    )
+
+
+def train_on(
+    features: StoredFeatures,
+    arrays: Sequence[ArraySpec],
+    *,
+    models: Sequence[str],
+    store: Path,
+    path: Path,
+    options: TrainOptions,
+    phases: Phases,
+) -> Run:
+    """Train one head on arrays of stored features, and write its RUN folder.
+
+    Parameters
+    ----------
+    features : StoredFeatures
+        Of one model, or of several as one table.
+    arrays : sequence of ArraySpec
+        Arrays to train on; where the options search layers, the candidates.
+    models : sequence of str
+        The models, spelled as the caller did.
+    store : Path
+        Root folder of the store.
+    path : Path
+        The RUN folder.
+    options : TrainOptions
+    phases : Phases
+    """
+    features.mark_used()
     failed = features.failed_rows([array.name for array in arrays])
     # Rows are chosen before layers, because layers that were searched on test rows would make the test
     # dishonest.
@@ -143,12 +177,12 @@ def train_run(
     rows.check_tested()
     n_columns = sum(array.dim for array in arrays)
     options = replace(options, limits=settled(options, shape=(len(rows.split.train), n_columns)))
-    prepared = prepare(features, arrays, rows, options, model=model, phases=phases)
+    prepared = prepare(features, arrays, rows, options, models=models, phases=phases)
     with phases("preprocess"):
         preprocessing, bad_rows = fit_to_rows(prepared, rows)
         rows = rows.without(bad_rows)
     with phases("fit"):
-        fitted = fit_prepared(prepared, preprocessing, rows, path=path, store=opened.root)
+        fitted = fit_prepared(prepared, preprocessing, rows, path=path, store=store)
     with phases("test"), scoring_room(options):
         scored = score(fitted.run, features, rows.split.test)
     metrics = run_metrics(scored, rows, phases, fitted.costs)
@@ -164,7 +198,7 @@ def prepare(
     rows: ChosenRows,
     options: TrainOptions,
     *,
-    model: str,
+    models: Sequence[str],
     phases: Phases,
     is_compared: bool = False,
 ) -> Prepared:
@@ -178,7 +212,8 @@ def prepare(
     rows : ChosenRows
     options : TrainOptions
         With a settled device.
-    model : str
+    models : sequence of str
+        As in `Prepared`.
     phases : Phases
     is_compared : bool
         Cross-validate the head in any case; see `toptune.train.make_head`.
@@ -189,7 +224,9 @@ def prepare(
     if options.layers == AUTO:
         search = _search_layers(features, arrays, rows, options, phases)
         arrays = [array for array in arrays if array.name in search.chosen.arrays]
-    return Prepared(model=model, features=features, options=options, arrays=arrays, head=head, search=search)
+    return Prepared(
+        models=tuple(models), features=features, options=options, arrays=arrays, head=head, search=search
+    )
 
 
 def with_new_head(prepared: Prepared, *, is_compared: bool = False) -> Prepared:
@@ -215,6 +252,7 @@ def fit_to_rows(prepared: Prepared, rows: ChosenRows) -> tuple[Preprocessing, np
         options.preprocessing,
         features.blocks(names, split.train),
         tuple(array.dim for array in prepared.arrays),
+        members=[split_name(name)[0] for name in names],
         memory_limit_bytes=left_bytes(options.limits.memory_limit_bytes),
     )
     # A row with NaN would make every sum NaN. Test rows are checked as well, because they cannot be scored.
@@ -255,10 +293,10 @@ def fit_prepared(
     record = trained_record(
         features,
         store=store,
-        model=prepared.model,
+        models=prepared.models,
         arrays=[RunArray(array.name, array.dim, str(array.dtype)) for array in prepared.arrays],
         classes=rows.classes,
-        options=options.to_dict(),
+        options=options.to_dict(prepared.models),
         split=SplitRecord.of(rows.split, rows.manifest, n_skipped=rows.n_skipped),
         folds=folds_of_rows(rows),
         head=head,
@@ -338,7 +376,7 @@ def _new_head(options: TrainOptions, *, is_compared: bool = False) -> "Head":
 
 
 def stored_arrays(features: StoredFeatures, options: TrainOptions) -> list[ArraySpec]:
-    """Choose the stored arrays to train on; where layers are searched, the candidates."""
+    """Choose the stored arrays of one model to train on; where layers are searched, the candidates."""
     layers = options.layers
     assert not isinstance(layers, Mapping), "TrainOptions.for_model gives the layers of one model"
     if layers == AUTO:

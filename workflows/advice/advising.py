@@ -17,7 +17,7 @@ from toptune.options import options_of
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore
-from toptune.store.features.feature_view import StoredFeatures
+from toptune.store.features.feature_view import ModelFeatures
 from toptune.train.layers.stored_layers import by_depth
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.rows.copies import digests_of
@@ -161,7 +161,7 @@ class _Features:
     """Stored layers of the data set, by depth, and the rows that may be looked at."""
 
     store: FeatureStore
-    cache: StoredFeatures
+    cache: ModelFeatures
     arrays: Sequence[ArraySpec]
     rows: ChosenRows
 
@@ -232,7 +232,7 @@ def _timed_plan(session: _Session, data: Data, model: str, features: _Features) 
         return plan_finetune(data, model=model, **tuning.to_dict())
 
 
-def _timing_seconds(cache: StoredFeatures, names: list[str], batch_size: int) -> float:
+def _timing_seconds(cache: ModelFeatures, names: list[str], batch_size: int) -> float:
     """Guess how long it takes to time fine-tuning, from what extraction took."""
     costs = extraction_costs(cache, names)
     return _TIMING_PASSES * batch_size * float(costs["extract_seconds"] / costs["extract_pictures"])
@@ -257,7 +257,7 @@ def _evidence(
     )
 
 
-def _stored_name(opened: FeatureStore, model: str, cache: StoredFeatures) -> str:
+def _stored_name(opened: FeatureStore, model: str, cache: ModelFeatures) -> str:
     """Give the name by which `train` finds the features: the model's, unless it means several."""
     try:
         is_found = opened.features(model, cache.dataset).digest == cache.digest

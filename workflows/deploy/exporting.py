@@ -1,6 +1,8 @@
 """`export` writes the whole classifier of a run as one file that needs no toptune."""
 
+import operator
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -183,26 +185,32 @@ def export(
 
 def _reading_here(classifier: Classifier) -> Classifier:
     """Let the CPU decode the images of the comparison where those of the run were decoded on a GPU."""
-    transform = classifier.backbone.transform
-    return _with_transform(classifier, transform.off_device()) if transform.is_on_device else classifier
+    return _with_transforms(classifier, lambda each: each.off_device() if each.is_on_device else each)
 
 
 def _reading_as_the_card(classifier: Classifier) -> Classifier:
     """Decode images whole, as the program in the card does, where the run decodes a fraction of them."""
-    transform = classifier.backbone.transform
-    is_draft = transform.route.startswith("draft")
-    return _with_transform(classifier, transform.exact()) if is_draft else classifier
+    return _with_transforms(classifier, lambda each: each.exact() if _is_draft(each) else each)
 
 
-def _with_transform(classifier: Classifier, transform: EvalTransform) -> Classifier:
-    network = classifier.network
-    assert not isinstance(network, FusedNetwork), "a run of several models was refused"
-    return Classifier(replace(network, backbone=replace(network.backbone, transform=transform)))
+def _with_transforms(classifier: Classifier, change: Callable[[EvalTransform], EvalTransform]) -> Classifier:
+    """Return a classifier whose backbones have other transforms, or the same one if none changes."""
+    transforms = [change(backbone.transform) for backbone in classifier.backbones]
+    changed = tuple(
+        backbone if transform is backbone.transform else replace(backbone, transform=transform)
+        for backbone, transform in zip(classifier.backbones, transforms, strict=True)
+    )
+    is_same = all(map(operator.is_, changed, classifier.backbones))
+    return classifier if is_same else Classifier(classifier.network.with_backbones(changed))
+
+
+def _is_draft(transform: EvalTransform) -> bool:
+    return transform.route.startswith("draft")
 
 
 def _on_decoding(classifier: Classifier, check: ExportCheck) -> list[str]:
     """Say how far the file is from a run whose images are decoded at a fraction of their size."""
-    if not classifier.backbone.transform.route.startswith("draft"):
+    if not any(_is_draft(backbone.transform) for backbone in classifier.backbones):
         return []
     return [
         "the run decodes large JPEGs at a fraction of their size (decode draft), and the program in the card "

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from toptune.train.preprocessing.preprocessing import Preprocessing
 from toptune.train.preprocessing.principal_components import PrincipalComponents
-from toptune.train.preprocessing.steps import Power, Select, Standardise, Ternary, UnitNorm
+from toptune.train.preprocessing.steps import Balance, Power, Select, Standardise, Ternary, UnitNorm
 
 
 class PreprocessingModule(nn.Module):
@@ -86,6 +86,19 @@ class _Power(nn.Module):
         return values.sign() * values.abs() ** self._exponent
 
 
+class _Balance(nn.Module):
+    """Multiply each layer by the factor of its backbone."""
+
+    factors: Tensor
+
+    def __init__(self, step: Balance, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("factors", _tensor(np.repeat(step.scale, step.layer_dims), dtype))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * self.factors
+
+
 class _Projection(nn.Module):
     """Project on principal components."""
 
@@ -122,6 +135,7 @@ STEP_MODULES: dict[type, Callable[[Any, torch.dtype], nn.Module]] = {
     UnitNorm: lambda step, _dtype: UnitNormModule(step.layer_dims),
     Power: _Power,
     PrincipalComponents: _Projection,
+    Balance: _Balance,
     Select: _Selection,
 }
 

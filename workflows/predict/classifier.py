@@ -17,6 +17,7 @@ from toptune.train.fusion.fused_run import FusedRun
 from toptune.train.runs.record import RunRecord
 from toptune.train.runs.run import Run
 from toptune.workflows.predict.images import ImageLike, LooseImages, find_images
+from toptune.workflows.predict.moved import Place
 from toptune.workflows.predict.predictions import Answers, Prediction
 
 if TYPE_CHECKING:  # networks import torch and timm, which a folder that is no run does not need
@@ -68,8 +69,8 @@ class Classifier:
         run: str | Path,
         *,
         device: str = AUTO,
-        model: str | None = None,
-        weights: str | Path | None = None,
+        model: Place | None = None,
+        weights: Place | None = None,
     ) -> "Classifier":
         """Open a RUN folder, of a head, of several models or of a fine-tuned network, with its backbones.
 
@@ -82,7 +83,8 @@ class Classifier:
             run computes in bf16 or fp16, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Heads
             of scikit-learn compute on the CPU, and with MPS, which has no float64, so do all heads.
         model, weights : optional
-            Where the backbone or its checkpoint is now, if it has moved since.
+            Where the backbone or its checkpoint is now, if it has moved since; of several backbones
+            ``NAME=PLACE``, or a list of such texts.
 
         Raises
         ------
@@ -113,8 +115,9 @@ class Classifier:
         from toptune.workflows.predict.fused_network import FusedNetwork
 
         # An absent device is no fault of the folder's files, which are read after it was found.
-        precision = record.precision if record.is_finetuned else record.recipe.get("precision")
-        where = str(resolve_device(device, not_on_mps=why_not_mps(precision)))
+        precisions = [record.precision, *(source.recipe.get("precision") for source in record.all_sources)]
+        reasons = [why_not_mps(each) for each in precisions if isinstance(each, str)]
+        where = str(resolve_device(device, not_on_mps=next(filter(None, reasons), None)))
         if record.is_fused:
             fused = FusedRun.of_record(folder, record, device="cpu" if where == "mps" else where)
             return cls(FusedNetwork.of_run(fused, device=where))
@@ -126,8 +129,19 @@ class Classifier:
 
     @property
     def backbone(self) -> "Backbone":
-        """The backbone of the run's recipe, the first of several, or the fine-tuned network."""
+        """The backbone of the run's recipe, or the fine-tuned network.
+
+        Raises
+        ------
+        InputError
+            If the run has several; `backbones` has all of them.
+        """
         return self.network.backbone
+
+    @property
+    def backbones(self) -> "tuple[Backbone, ...]":
+        """The backbones of the run, or the fine-tuned network."""
+        return self.network.backbones
 
     @property
     def record(self) -> "Run | FusedRun | FineTunedRun":
@@ -251,27 +265,17 @@ class Classifier:
         return [found[row] for row in sorted(found)]
 
     def probabilities(self, batch: "torch.Tensor | Sequence[torch.Tensor]") -> npt.NDArray[np.float64]:
-        """Return the probabilities ``(b, n_classes)`` of images that ``backbone.transform`` made.
-
-        A run of several models takes a batch for each, as the transform of its backbone makes the images.
-        """
-        from toptune.workflows.predict.fused_network import FusedNetwork
-
-        if isinstance(self.network, FusedNetwork):
-            return self.network.probabilities(batch)
-        if isinstance(batch, Sequence):
-            raise InputError(
-                f"{self.record.folder} has one backbone; give one batch in place of {len(batch)} batches"
-            )
+        """Return the probabilities ``(b, n_classes)`` of images as `features` takes them."""
         return self.network.probabilities(batch)
 
-    def features(self, batch: "torch.Tensor") -> npt.NDArray[np.float32]:
+    def features(self, batch: "torch.Tensor | Sequence[torch.Tensor]") -> npt.NDArray[np.float32]:
         """Compute the features of transformed images, rounded as the store rounds them.
 
         Parameters
         ----------
-        batch : torch.Tensor
-            Transformed images ``(b, channels, height, width)``, as ``backbone.transform`` makes them.
+        batch : torch.Tensor, or a sequence of one for each of `backbones`
+            Transformed images ``(b, channels, height, width)``, as the ``transform`` of the backbone makes
+            them.
 
         Returns
         -------
@@ -281,7 +285,7 @@ class Classifier:
         Raises
         ------
         InputError
-            If the network was fine-tuned, or has several backbones.
+            If the network was fine-tuned or has several heads, or there is not one batch for each backbone.
         """
         return self._frozen("features").features(batch)
 

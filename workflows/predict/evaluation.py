@@ -273,7 +273,7 @@ def _score_images(
     trained = _trained_ids(classifier.record.folder)
     n_trained = sum(manifest.ids[row] in trained for row in good)
     counts = {
-        "device": str(classifier.backbone.device),
+        "device": str(classifier.backbones[0].device),
         "n_failed": len(failed),
         "failed": failed,
         "n_unlabelled": manifest.n_rows - len(truth),

@@ -1,7 +1,7 @@
 """`FineTunedNetwork` classifies images by a whole network that was fine-tuned."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from toptune.store.files.reading import read_linked
 from toptune.train.runs.record import CONFIG
 from toptune.train.runs.run import check_probabilities
 from toptune.workflows.finetuning.run import MODEL, WEIGHTS, FineTunedRun
+from toptune.workflows.predict.frozen_network import batches_of
 from toptune.workflows.predict.predictions import Answers
 
 _FOUND = "logits"
@@ -91,13 +92,24 @@ class FineTunedNetwork:
         backbone.model.to(backbone.device).eval()
         return cls(run, backbone, run.record.precision)
 
+    @property
+    def backbones(self) -> tuple[Backbone, ...]:
+        """The network, which is one."""
+        return (self.backbone,)
+
+    def with_backbones(self, backbones: tuple[Backbone, ...]) -> "FineTunedNetwork":
+        """Return the same network with another transform of its images."""
+        (backbone,) = backbones
+        return replace(self, backbone=backbone)
+
     def in_float32(self) -> "FineTunedNetwork":
         """Return the same network, computing in float32."""
         return self if self.precision == "fp32" else replace(self, precision="fp32")
 
-    def probabilities(self, batch: torch.Tensor) -> npt.NDArray[np.float64]:
+    def probabilities(self, batch: torch.Tensor | Sequence[torch.Tensor]) -> npt.NDArray[np.float64]:
         """Classify transformed images: probabilities ``(b, n_classes)``."""
-        return self._probabilities(self._forward(batch).cpu().numpy())
+        (only,) = batches_of(batch, 1)
+        return self._probabilities(self._forward(only).cpu().numpy())
 
     def answers(self, source: ImageBytes, n_images: int, *, batch_size: int) -> Iterator[Answers]:
         """Classify images ``0 ... n_images - 1`` of a source, a batch after the other."""
@@ -110,12 +122,12 @@ class FineTunedNetwork:
         def launch(batch: UsableBatch) -> BatchTransfer | None:
             if not len(batch.rows):
                 return None
-            one = one_pass(batch.pixels)
-            parts = backbone.batch_limit.compute(work, batch.pixels, backbone.device, one=one)
-            return BatchTransfer(tuple(parts), batch.pixels)
+            (pixels,) = batch.pixels
+            parts = backbone.batch_limit.compute(work, pixels, backbone.device, one=one_pass(pixels))
+            return BatchTransfer(tuple(parts), pixels)
 
         # A CUDA device has the next batches in its queue while the probabilities of this one are used.
-        batches = usable_batches(source, n_images, backbone, batch_size=batch_size)
+        batches = usable_batches(source, n_images, [backbone], batch_size=batch_size)
         for batch, transfer in ahead(batches, launch, count_ahead(backbone)):
             found = np.zeros((0, len(self.record.classes)))
             if transfer is not None:

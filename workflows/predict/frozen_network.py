@@ -1,8 +1,7 @@
-"""`FrozenNetwork` classifies images by a trained head on the backbone that its features came from."""
+"""`FrozenNetwork` classifies images by a trained head on the backbones that its features came from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,87 +10,78 @@ import torch
 from toptune.errors import InputError, WeightsError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
 from toptune.extract.backbone.spec import BackboneRecord
+from toptune.extract.backbone.taps import TapArray
 from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.features_of import features_of
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import resolve_device
 from toptune.store.features.blocks import ArrayBlocks
 from toptune.store.features.recipe import ROUTE_NAMES
+from toptune.text import named
 from toptune.train.runs.record import CONFIG
 from toptune.train.runs.run import Run
+from toptune.train.runs.sources import RunSource
+from toptune.workflows.predict.moved import Place, moved_places
 from toptune.workflows.predict.predictions import Answers
 
 
 @dataclass(frozen=True, eq=False)
 class FrozenNetwork:
-    """A head that `toptune.train.train` wrote, on its backbone.
+    """A head that `toptune.train.train` wrote, on its backbones: one, or several side by side.
 
     Attributes
     ----------
     run : Run
         The head with its preprocessing, its config and its metrics.
-    backbone : Backbone
-        The backbone that the features came from; its recipe equals the recipe of the features.
+    backbones : tuple of Backbone
+        The backbones that the features came from, in the order of the run's sources; the recipe of each
+        equals the recipe of its features.
     """
 
     run: Run
-    backbone: Backbone
+    backbones: tuple[Backbone, ...]
 
     @classmethod
     def of_run(
-        cls, run: Run, *, device: str, model: str | None = None, weights: str | Path | None = None
+        cls, run: Run, *, device: str, model: Place | None = None, weights: Place | None = None
     ) -> "FrozenNetwork":
-        """Load the backbone of a run.
+        """Load the backbones of a run.
 
         Parameters
         ----------
         run : Run
             The head, as `toptune.train.Run.load` gives it.
         device : str
-            Device of the backbone: ``cpu``, ``cuda`` or ``cuda:N``. That of the head was given with the run.
+            Device of the backbones: ``cpu``, ``cuda`` or ``cuda:N``. That of the head was given with the run.
         model, weights : optional
-            Where the backbone or its checkpoint is now, if it has moved since the training.
+            Where the backbone or its checkpoint is now, if it has moved since the training; of several
+            backbones ``NAME=PLACE``, or a list of such texts.
 
         Raises
         ------
         InputError
-            If the run was trained on imported features, or the backbone cannot be loaded.
+            If the run was trained on imported features, or a backbone cannot be loaded.
         WeightsError
             If the checkpoint is gone, or the backbone found is not the one of the run; the message says
             what differs.
         """
-        if run.recipe.is_imported:
+        if imported := [source.model for source in run.sources if source.is_imported]:
+            what = "" if len(run.sources) == 1 else f" of {named(imported)}"
             raise InputError(
-                f"{run.folder} was trained on imported features: there is no backbone to make them from "
-                "images; evaluate it on stored features (--store), or use Run.predict_blocks"
+                f"{run.folder} was trained on imported features{what}: there is no backbone to make them "
+                "from images; evaluate it on stored features (--store), or use Run.predict_blocks"
             )
-        spec = BackboneRecord.read(run.backbone, where=f"{run.folder / CONFIG}: backbone")
-        # The run's images were decoded as its recipe says, perhaps by an older route than today's.
-        spec["decode"] = ROUTE_NAMES.get(run.recipe.decode, spec.get("decode", "exact"))
-        if model is not None:
-            spec["name"] = model
-        if weights is not None:
-            spec["weights"] = str(weights)
-        # An absent device is refused here, outside the `try`: moving the backbone would not mend that.
+        models = moved_places(model, run.sources, option="model")
+        checkpoints = moved_places(weights, run.sources, option="weights")
+        # An absent device is refused here: moving a backbone would not mend that.
         where = str(resolve_device(device))
-        try:
-            backbone = load_backbone(**spec, device=where, expected=run.recipe)
-        except InputError as error:
-            if model is not None or weights is not None:
-                raise
-            message = str(error).rstrip(".")
-            raise type(error)(
-                f"{message}; if the backbone has moved, give its place now with --model or --weights"
-            ) from error
-        # A backbone of the same name may have other weights, and features of these would give wrong labels
-        # without an error.
-        if backbone.recipe.digest != run.recipe.digest:
-            differences = "; ".join(run.recipe.differences(backbone.recipe))
-            raise WeightsError(
-                f"{spec['name']} is not the backbone that {run.folder} was trained on: {differences}. "
-                "Give the original with --model or --weights."
-            )
-        return cls(run, backbone)
+        return cls(
+            run,
+            tuple(
+                _loaded(run, source, device=where, model=there, weights=checkpoint)
+                for source, there, checkpoint in zip(run.sources, models, checkpoints, strict=True)
+            ),
+        )
 
     @property
     def record(self) -> Run:
@@ -99,53 +89,144 @@ class FrozenNetwork:
         return self.run
 
     @property
+    def backbone(self) -> Backbone:
+        """The backbone of a run of one.
+
+        Raises
+        ------
+        InputError
+            If the run has several; `backbones` has all of them.
+        """
+        if len(self.backbones) > 1:
+            raise InputError(f"{self.run.folder} has {len(self.backbones)} backbones; use backbones")
+        return self.backbones[0]
+
+    @property
     def precision(self) -> str:
-        """The arithmetic of the backbone: ``fp32``, ``bf16`` or ``fp16``."""
-        return self.backbone.recipe.precision
+        """The arithmetic of the backbones: ``fp32``, ``bf16`` or ``fp16``; of several, those that occur."""
+        return " and ".join(dict.fromkeys(backbone.recipe.precision for backbone in self.backbones))
+
+    @property
+    def wanted(self) -> list[tuple[Backbone, list[TapArray]]]:
+        """The arrays of the run that each backbone computes."""
+        arrays = self.run.arrays
+        names = [[array.own_name for array in source.of(arrays)] for source in self.run.sources]
+        return [(backbone, backbone.arrays(own)) for backbone, own in zip(self.backbones, names, strict=True)]
+
+    def with_backbones(self, backbones: tuple[Backbone, ...]) -> "FrozenNetwork":
+        """Return the same network on backbones that have other transforms of their images."""
+        return FrozenNetwork(self.run, backbones)
 
     def in_float32(self) -> "FrozenNetwork":
-        """Return the same network on a backbone that computes in float32 and is not compiled."""
-        spec = self.backbone.spec
-        if spec["precision"] == "fp32" and not spec["compiled"]:
-            return self
-        return FrozenNetwork(self.run, load_backbone(**spec | {"precision": "fp32", "compiled": False}))
+        """Return the same network on backbones that compute in float32 and are not compiled."""
+        plain = tuple(map(_in_float32, self.backbones))
+        return self if plain == self.backbones else FrozenNetwork(self.run, plain)
 
-    def features(self, batch: torch.Tensor) -> npt.NDArray[np.float32]:
+    def features(self, batch: torch.Tensor | Sequence[torch.Tensor]) -> npt.NDArray[np.float32]:
         """Compute the run's arrays, side by side, and round them as the store does.
 
         Parameters
         ----------
-        batch : torch.Tensor
-            Transformed images ``(b, channels, height, width)``, as ``backbone.transform`` makes them.
+        batch : torch.Tensor, or a sequence of one for each backbone
+            Transformed images ``(b, channels, height, width)``, as the ``transform`` of the backbone makes
+            them.
 
         Returns
         -------
         ndarray of float32, shape (b, d)
         """
-        outputs = self.backbone.forward(batch, [array.name for array in self.run.arrays])
-        return self._rounded({name: values.cpu().numpy() for name, values in outputs.items()})
+        batches = batches_of(batch, len(self.backbones))
+        outputs = [
+            backbone.forward(each, arrays)
+            for each, (backbone, arrays) in zip(batches, self.wanted, strict=True)
+        ]
+        return self.rounded(
+            [{name: values.cpu().numpy() for name, values in each.items()} for each in outputs]
+        )
 
-    def probabilities(self, batch: torch.Tensor) -> npt.NDArray[np.float64]:
-        """Classify transformed images: probabilities ``(b, n_classes)``."""
+    def probabilities(self, batch: torch.Tensor | Sequence[torch.Tensor]) -> npt.NDArray[np.float64]:
+        """Classify transformed images, as `features` takes them: probabilities ``(b, n_classes)``."""
         return self.run.predict_blocks(ArrayBlocks(self.features(batch)))[1]
 
     def answers(self, source: ImageBytes, n_images: int, *, batch_size: int) -> Iterator[Answers]:
         """Classify images ``0 ... n_images - 1`` of a source, a batch after the other."""
-        arrays = self.backbone.arrays([array.name for array in self.run.arrays])
-        for batch in features_of(source, n_images, self.backbone, arrays, batch_size=batch_size):
+        for batch in features_of(source, n_images, self.wanted, batch_size=batch_size):
             found = np.zeros((0, len(self.run.classes)))
             if len(batch.rows):
-                room = explained_out_of_memory(
-                    f"the head on {len(batch.rows)} images",
-                    device=self.backbone.device,
-                    knobs="stop other programs there, give a smaller --batch-size",
-                )
-                with room:
-                    found = self.run.predict_blocks(ArrayBlocks(self._rounded(batch.values)))[1]
+                found = self.of_features(batch.values)
             yield Answers(rows=batch.rows, probabilities=found, failed=batch.failed, narrow=batch.narrow)
 
-    def _rounded(self, outputs: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-        """Put arrays side by side, rounded as the store rounds them."""
+    def of_features(self, outputs: Sequence[Mapping[str, npt.NDArray[np.float32]]]) -> npt.NDArray[np.float64]:
+        """Classify images by the arrays that each backbone computed of them: probabilities ``(b, n_classes)``."""
+        features = self.rounded(outputs)
+        room = explained_out_of_memory(
+            f"the head on {len(features)} images",
+            device=self.backbones[0].device,
+            knobs="stop other programs there, give a smaller --batch-size",
+        )
+        with room:
+            return self.run.predict_blocks(ArrayBlocks(features))[1]
+
+    def rounded(self, outputs: Sequence[Mapping[str, npt.NDArray[np.float32]]]) -> npt.NDArray[np.float32]:
+        """Put the arrays that each backbone computed side by side, rounded as the store rounds them."""
         # The head was trained on stored values: going through their type makes both paths agree.
-        columns = [outputs[array.name].astype(array.dtype) for array in self.run.arrays]
+        of = {source.name: values for source, values in zip(self.run.sources, outputs, strict=True)}
+        columns = [of[array.member][array.own_name].astype(array.dtype) for array in self.run.arrays]
         return np.concatenate(columns, axis=1, dtype=np.float32)
+
+
+def batches_of(batch: torch.Tensor | Sequence[torch.Tensor], n: int) -> list[torch.Tensor]:
+    """Return the batch of each backbone.
+
+    Raises
+    ------
+    InputError
+        If there is not one batch for each.
+    """
+    batches = [batch] if isinstance(batch, torch.Tensor) else list(batch)
+    if len(batches) != n:
+        raise InputError(
+            f"{len(batches)} batches for {n} backbones; give for each the images as its own transform makes "
+            "them"
+        )
+    return batches
+
+
+def _in_float32(backbone: Backbone) -> Backbone:
+    spec = backbone.spec
+    if spec["precision"] == "fp32" and not spec["compiled"]:
+        return backbone
+    return load_backbone(**spec | {"precision": "fp32", "compiled": False})
+
+
+def _loaded(run: Run, source: RunSource, *, device: str, model: str | None, weights: str | None) -> Backbone:
+    """Load a backbone of a run as its features were made, or refuse another one."""
+    recipe = source.full_recipe()
+    spec = BackboneRecord.read(source.backbone, where=f"{run.folder / CONFIG}: backbone")
+    # The run's images were decoded as its recipe says, perhaps by an older route than today's.
+    spec["decode"] = ROUTE_NAMES.get(recipe.decode, spec.get("decode", "exact"))
+    if model is not None:
+        spec["name"] = model
+    if weights is not None:
+        spec["weights"] = weights
+    # Where there are several backbones, a place is given with the name of its backbone.
+    of = f"{source.name}=" if source.name else ""
+    try:
+        backbone = load_backbone(**spec, device=device, expected=recipe)
+    except InputError as error:
+        if model is not None or weights is not None:
+            raise
+        message = str(error).rstrip(".")
+        place = f" ({of}PLACE)" if of else ""
+        raise type(error)(
+            f"{message}; if the backbone has moved, give its place now with --model or --weights{place}"
+        ) from error
+    # A backbone of the same name may have other weights, and features of these would give wrong labels
+    # without an error.
+    if backbone.recipe.digest != recipe.digest:
+        differences = "; ".join(recipe.differences(backbone.recipe))
+        raise WeightsError(
+            f"{spec['name']} is not the backbone that {run.folder} was trained on: {differences}. "
+            "Give the original with --model or --weights."
+        )
+    return backbone

@@ -1,8 +1,8 @@
 """`FusedNetwork` classifies images by several trained heads, each on its own backbone, and their weights."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,12 @@ import torch
 from toptune.errors import InputError
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.images.source import ImageBytes
+from toptune.extract.pipeline.features_of import features_of
 from toptune.train.fusion.fused_run import FusedRun
-from toptune.workflows.predict.frozen_network import FrozenNetwork
+from toptune.workflows.predict.frozen_network import FrozenNetwork, batches_of
 from toptune.workflows.predict.predictions import Answers
+
+Each = TypeVar("Each")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +44,20 @@ class FusedNetwork:
         return self.run
 
     @property
+    def backbones(self) -> tuple[Backbone, ...]:
+        """The backbones of all members; all are on the same device."""
+        return tuple(backbone for member in self.members for backbone in member.backbones)
+
+    @property
     def backbone(self) -> Backbone:
-        """The backbone of the first member; all are on the same device."""
-        return self.members[0].backbone
+        """Refuse to name one of several backbones; `backbones` has all of them."""
+        raise InputError(f"{self.run.folder} has {len(self.backbones)} backbones; use backbones")
+
+    def with_backbones(self, backbones: tuple[Backbone, ...]) -> "FusedNetwork":
+        """Return the same networks on backbones that have other transforms of their images."""
+        return FusedNetwork(
+            self.run, tuple(member.with_backbones(own) for member, own in self._by_member(backbones))
+        )
 
     @property
     def precision(self) -> str:
@@ -64,26 +78,26 @@ class FusedNetwork:
         InputError
             If there is not one batch for each member.
         """
-        batches = [batch] if isinstance(batch, torch.Tensor) else list(batch)
-        if len(batches) != len(self.members):
-            raise InputError(
-                f"{len(batches)} batches for {len(self.members)} backbones; give for each the images as its "
-                "own transform makes them"
-            )
-        pairs = zip(self.members, batches, strict=True)
-        return self.run.fuse([member.probabilities(each) for member, each in pairs])
+        parts = self._by_member(tuple(batches_of(batch, len(self.backbones))))
+        return self.run.fuse([member.probabilities(own) for member, own in parts])
 
     def answers(self, source: ImageBytes, n_images: int, *, batch_size: int) -> Iterator[Answers]:
         """Classify images ``0 ... n_images - 1`` of a source, a batch after the other.
 
-        An image that cannot be used by one backbone is not answered.
+        Images are decoded once for all backbones. One that a backbone cannot use is not answered.
         """
-        of_members = [member.answers(source, n_images, batch_size=batch_size) for member in self.members]
-        for batches in zip(*of_members, strict=True):
-            failed = dict(chain.from_iterable(batch.failed.items() for batch in reversed(batches)))
-            rows = np.array([row for row in batches[0].rows.tolist() if row not in failed], dtype=np.intp)
+        wanted = [each for member in self.members for each in member.wanted]
+        for batch in features_of(source, n_images, wanted, batch_size=batch_size):
             found = np.zeros((0, len(self.run.classes)))
-            if len(rows):
-                found = self.run.fuse([batch.probabilities[np.isin(batch.rows, rows)] for batch in batches])
-            narrow: Mapping[int, int] = dict(chain.from_iterable(batch.narrow.items() for batch in batches))
-            yield Answers(rows=rows, probabilities=found, failed=failed, narrow=narrow)
+            if len(batch.rows):
+                found = self.run.fuse(
+                    [member.of_features(values) for member, values in self._by_member(batch.values)]
+                )
+            yield Answers(rows=batch.rows, probabilities=found, failed=batch.failed, narrow=batch.narrow)
+
+    def _by_member(self, each: tuple[Each, ...]) -> Iterator[tuple[FrozenNetwork, tuple[Each, ...]]]:
+        """Deal out what each backbone has to the members, of which each takes as many as it has backbones."""
+        end = 0
+        for member in self.members:
+            start, end = end, end + len(member.backbones)
+            yield member, each[start:end]

@@ -151,12 +151,12 @@ def test_what_is_decoded_beside_a_pass_leaves_its_memory_alone(gpu: str) -> None
     images = [photo(seed, (320, 240)) for seed in range(20)]
     backbone = load_backbone("random:test_vit", img_size=64, device=gpu, decode="gpu")
     arrays = backbone.resolve("all")
-    batches = list(features_of(Images(*images), len(images), backbone, arrays, batch_size=4))
+    batches = list(features_of(Images(*images), len(images), [(backbone, arrays)], batch_size=4))
     for start, found in zip(range(0, 20, 4), batches, strict=True):
         (alone,) = read(*images[start : start + 4], transforms=(backbone.transform,))
         torch.cuda.synchronize()
         for name, values in forward_pixels(backbone, alone.pixels, arrays).result().items():
-            np.testing.assert_array_equal(found.values[name], values)
+            np.testing.assert_array_equal(found.values[0][name], values)
 
 
 @pytest.mark.usefixtures("cuda")
@@ -320,7 +320,7 @@ def test_features_of_images_are_refused_on_the_cpu() -> None:
     with pytest.raises(
         InputError, match="the device is cpu; use --device cuda, or extract with --decode fast"
     ):
-        list(features_of(Images(photo(0)), 1, backbone, backbone.resolve()))
+        list(features_of(Images(photo(0)), 1, [(backbone, backbone.resolve())]))
 
 
 @pytest.mark.parametrize(

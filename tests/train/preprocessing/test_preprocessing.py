@@ -18,6 +18,7 @@ from toptune.store import ArrayBlocks, CorruptError, InputError, NumericalError
 from toptune.train import PreprocessedBlocks, Preprocessing, fit_preprocessing
 from toptune.train.heads.kinds import default_preprocessing
 from toptune.train.preprocessing.spec import parse_preprocessing
+from toptune.train.preprocessing.steps import Balance
 
 Values = npt.NDArray[Any]
 DIMS = (3, 5, 2)
@@ -289,3 +290,44 @@ def test_spec_is_read_in_order() -> None:
     found = [(step.name, step.value) for step in parse_preprocessing("l2, pca:256,pca:0.95,power:1,whiten")]
     assert found == [("l2", None), ("pca", 256), ("pca", 0.95), ("power", 1.0), ("whiten", None)]
     assert default_preprocessing("falkon") == "standardise"
+
+
+@pytest.mark.parametrize("spec", ["none", "standardise", "l2", "l2,standardise", "ternary"])
+def test_backbones_side_by_side_have_the_same_share_of_variance(spec: str, values: Values) -> None:
+    members = ["a", "b", "b"]
+    fitted, _ = fit_preprocessing(spec, ArrayBlocks(values), DIMS, members=members)
+    alone = layers(fit(spec, values).apply(values))
+    result = layers(fitted.apply(values))
+    totals = [part.var(axis=0).sum() for part in result]
+    assert totals[0] == pytest.approx(totals[1] + totals[2], rel=1e-5)
+    assert sum(totals) == pytest.approx(sum(part.var(axis=0).sum() for part in alone), rel=1e-5)
+    # Layers of one backbone keep the weights that they have among themselves.
+    balance = fitted.steps[-1]
+    assert isinstance(balance, Balance)
+    for part, before, layer in zip(result[1:], alone[1:], (1, 2), strict=True):
+        np.testing.assert_allclose(part, before * balance.scale[layer], rtol=1e-4, atol=1e-5)
+    one = fit_preprocessing(spec, ArrayBlocks(values), DIMS, members=["a", "a", "a"])[0]
+    assert [step.name for step in one.steps] == [step.name for step in fitted.steps[:-1]]
+
+
+def test_backbones_are_balanced_before_layers_are_mixed(values: Values) -> None:
+    fitted, _ = fit_preprocessing("standardise,pca:4", ArrayBlocks(values), DIMS, members=["a", "b", "b"])
+    assert [step.name for step in fitted.steps] == ["standardise", "balance", "pca"]
+
+
+def test_a_constant_backbone_is_left_as_it_is(values: Values) -> None:
+    values[:, :3] = 2
+    fitted, _ = fit_preprocessing("none", ArrayBlocks(values), DIMS, members=["a", "b", "c"])
+    result = layers(fitted.apply(values))
+    assert (result[0] == 2).all()
+    assert result[1].var(axis=0).sum() == pytest.approx(result[2].var(axis=0).sum(), rel=1e-5)
+
+
+def test_a_balance_outlasts_saving_and_dropping_layers(values: Values, tmp_path: Path) -> None:
+    fitted, _ = fit_preprocessing("l2", ArrayBlocks(values), DIMS, members=["a", "b", "b"])
+    fitted.save(tmp_path)
+    columns = np.array([0, 2, 8])
+    np.testing.assert_array_equal(
+        Preprocessing.load(tmp_path).restricted(columns).apply(values[:, [0, 1, 2, 8, 9]]),
+        fitted.apply(values)[:, columns],
+    )

@@ -56,8 +56,9 @@ def test_run_holds_all_that_is_promised(head: str, build: Build, tmp_path: Path)
     assert costs["energy_joules"] > 0
     assert costs["extract_pictures"] == cache.n_rows
     loaded = Run.load(run.folder)
-    assert loaded.recipe.digest == cache.digest
-    assert loaded.backbone == {"name": "tiny.demo"}
+    (source,) = loaded.sources
+    assert source.full_recipe().digest == cache.digest
+    assert source.backbone == {"name": "tiny.demo"}
     assert loaded.classes == ["class 0", "class 1", "class 2"]
     used = [layer["n_kept"] > 0 for layer in loaded.config["report"].get("layers", [])] or [True] * 3
     assert [array.name for array in loaded.arrays] == list(

@@ -42,7 +42,9 @@ def preprocessed(preprocessing: Preprocessing, values: Values, dtype: torch.dtyp
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_steps_give_what_the_preprocessing_gives(spec: str, values: Values) -> None:
-    fitted = fit_preprocessing(spec, ArrayBlocks(values), DIMS)[0]
+    # Several backbones add a step of their own; the last spec shows that one has none.
+    members = () if spec == SPECS[-1] else ("a", "a", "b")
+    fitted = fit_preprocessing(spec, ArrayBlocks(values), DIMS, members=members)[0]
     expected = fitted.apply(values)
     result = preprocessed(fitted, values, torch.float64)
     assert result.dtype == np.float32

@@ -163,7 +163,7 @@ def test_a_run_on_images_decoded_there_classifies_there_alone(folder: Path, tmp_
         run = train(
             tmp_path / "store", dataset="jpegs", model=model, head="ridge", cv=3, out=tmp_path / "run"
         )
-        assert run.recipe.decode == ROUTES["gpu"]
+        assert run.sources[0].full_recipe().decode == ROUTES["gpu"]
         images = sorted((tmp_path / "jpegs").rglob("*.jpg"))
         images.append(tmp_path / "cut.jpg")
         images[-1].write_bytes(images[0].read_bytes()[:-2])

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_view import FeatureView, StoredFeatures
+from toptune.store.joined.joined_features import members_of
 from toptune.train.rows.chosen_rows import leave_out
 from toptune.train.rows.splits import NAMED, Split, group_keys, held_out, split_manifest
 from toptune.train.runs.record import ROWS
@@ -180,8 +181,10 @@ def _is_elsewhere(
 
 def _places(cache: StoredFeatures, rows: Rows) -> tuple[npt.NDArray[np.str_], Rows]:
     """Return the part of the data set and the row in the part, for each image."""
-    if isinstance(cache, FeatureView):
-        version = cache.version
+    # All members of joined features have the same images in the same parts.
+    one = next(iter(members_of(cache).values()))
+    if isinstance(one, FeatureView):
+        version = one.version
         return np.array(version.parts)[version.part[rows]], version.part_row[rows]
     return np.full(len(rows), cache.dataset), rows
 

@@ -171,7 +171,7 @@ def test_scores_agree_in_float32_too(
         assert torch.get_float32_matmul_precision() == "highest"
         return accumulate(*args, **options)
 
-    monkeypatch.setattr("toptune.train.runs.head_update.accumulate", sums)
+    monkeypatch.setattr("toptune.train.updates.head_update.accumulate", sums)
     torch.set_float32_matmul_precision("medium")
     try:
         second = update_run(first.folder, out=tmp_path / "second", forget=goes)

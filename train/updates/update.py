@@ -18,20 +18,22 @@ from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.store.files.provenance import provenance
+from toptune.store.joined.joined_features import members_of
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.chosen_rows import note_untested, rows_digest
 from toptune.train.rows.splits import Split
-from toptune.train.runs.difference import Difference, find_difference, forgotten_ids, without_failed
 from toptune.train.runs.record import ManifestIdentity, RunRecord, UpdateRecord
 from toptune.train.runs.run import Run
-from toptune.train.runs.run_folds import FoldChange, find_fold_change
 from toptune.train.runs.scoring import score
+from toptune.train.runs.sources import open_sources
 from toptune.train.runs.writing import check_out, new_run_folder, write_run
+from toptune.train.updates.difference import Difference, find_difference, forgotten_ids, without_failed
+from toptune.train.updates.fold_change import FoldChange, find_fold_change
 
 if TYPE_CHECKING:  # these import torch and scikit-learn, which an update that is refused does not need
     from toptune.train.heads.native_heads import OwnHead
-    from toptune.train.runs.head_update import Change
     from toptune.train.solvers.saved_sums import SavedSums
+    from toptune.train.updates.head_update import Change
 
 Rows = npt.NDArray[np.int64]
 
@@ -196,16 +198,19 @@ def _features(
             "whether new images belong to it depends on all others; train again"
         )
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or old.store)
-    name, dataset, label_column = old.cache.name, old.record.dataset, old.row_options.label_column
-    before = opened.features(name, dataset, version=old.dataset_version, label_column=label_column)
-    after = opened.features(name, dataset, version=dataset_version, label_column=label_column)
+    dataset, label_column = old.record.dataset, old.row_options.label_column
+    before, after = (
+        open_sources(opened, old.sources, dataset, version=version, label_column=label_column)
+        for version in (old.dataset_version, dataset_version)
+    )
     # Rows count by position, so that other images under the same name would be subtracted in place of those
     # that trained.
     if before.manifest.pictures_digest != old.record.manifest.pictures_digest:
         raise InputError(
             f"data set {before.dataset!r} has other images than the run was trained on; train again"
         )
-    if after.digest != old.cache.digest:
+    digests = [features.digest for features in members_of(after).values()]
+    if digests != [source.cache.digest for source in old.sources]:
         raise InputError(f"the features of {after.dataset!r} were computed otherwise; train again")
     return before, after
 
@@ -222,7 +227,7 @@ def _changed_head(
     device: str | None,
 ) -> "OwnHead":
     """Give the head of a run with the rows of a difference added and subtracted."""
-    from toptune.train.runs.head_update import updated_head
+    from toptune.train.updates.head_update import updated_head
 
     # Heads without centers, such as `ridge`, have none to lose.
     indices = getattr(head.estimator, "center_indices_", None)
@@ -246,7 +251,7 @@ def _changed_head(
 
 def _change(old: Run, cache: StoredFeatures, rows: Rows, places: Rows) -> "Change":
     """Give rows of a cache as the head of a run sees them: preprocessed, labeled, with their folds."""
-    from toptune.train.runs.head_update import Change
+    from toptune.train.updates.head_update import Change
 
     names = [array.name for array in old.arrays]
     return Change(

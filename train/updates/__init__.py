@@ -1,0 +1,1 @@
+"""A run is brought up to date with its data set, and images are forgotten."""
