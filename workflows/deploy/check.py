@@ -1,6 +1,6 @@
 """`compare` runs an exported file on sample images and compares it with `Classifier.predict`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from toptune.extract.images.source import ImageSource, read_bytes
 from toptune.extract.sources.builtin import open_builtin
 from toptune.extract.sources.opening import open_source
 from toptune.workflows.deploy.formats import Runner
+from toptune.workflows.deploy.network_inputs import NetworkInput
 from toptune.workflows.predict.classifier import Classifier
 
 N_IMAGES = 16
@@ -85,12 +86,19 @@ class ExportCheck:
 
 
 def sample_inputs(
-    classifier: Classifier, data: str | Path | None, *, is_normalized: bool
-) -> tuple[list[bytes], npt.NDArray[np.float32]]:
+    classifier: Classifier,
+    wanted: Sequence[NetworkInput],
+    data: str | Path | None,
+    *,
+    is_normalized: bool,
+) -> tuple[list[bytes], list[npt.NDArray[np.float32]]]:
     """Take images evenly from DATA; return their encoded bytes, and the inputs of an exported network.
 
     Parameters
     ----------
+    classifier : Classifier
+    wanted : sequence of NetworkInput
+        The inputs of the file.
     data : optional
         See `toptune.extract.open_source`; by default the built-in digits.
     is_normalized : bool
@@ -100,37 +108,40 @@ def sample_inputs(
     -------
     list of bytes
         The encoded images.
-    ndarray of float32, shape (n, 3, h, w)
-        The same images as the file takes them.
+    list of ndarray of float32, shape (n, 3, h, w)
+        The same images as the file takes them, for each input.
 
     Raises
     ------
     InputError
         If no image can be read.
     """
-    backbone = classifier.backbone
-    files, inputs = [], []
+    files: list[bytes] = []
+    inputs: list[list[torch.Tensor]] = [[] for _ in wanted]
     # The built-in is not opened by name, because a folder called digits would take precedence.
     source = open_builtin(DEFAULT_CHECK) if data is None else open_source(data)
     say_remarks(remarks_of(source), source.name)
     for data_bytes in _files(source):
         try:
-            image = backbone.decode(data_bytes)
-            pixels = backbone.transform.pixels(image)
+            found = [
+                each.transform.pixels(classifier.backbones[each.places[0]].decode(data_bytes))
+                for each in wanted
+            ]
         except UnreadableImageError:
             continue
-        values = torch.from_numpy(pixels)[None]
-        unit = values.permute(0, 3, 1, 2).to(torch.float32).div(255)
         files.append(data_bytes)
-        inputs.append((backbone.transform.normalize(values) if is_normalized else unit).contiguous())
+        for each, own, pixels in zip(wanted, inputs, found, strict=True):
+            values = torch.from_numpy(pixels)[None]
+            unit = values.permute(0, 3, 1, 2).to(torch.float32).div(255)
+            own.append((each.transform.normalize(values) if is_normalized else unit).contiguous())
     if not files:
         raise InputError(f"no image of {source.name} can be read; give others with --check")
-    return files, torch.cat(inputs).numpy()
+    return files, [torch.cat(own).numpy() for own in inputs]
 
 
 def compare(
     run: Runner,
-    inputs: npt.NDArray[np.float32],
+    inputs: Sequence[npt.NDArray[np.float32]],
     *,
     expected: npt.NDArray[np.float64],
     predicted: npt.NDArray[np.float64],
@@ -142,16 +153,20 @@ def compare(
     ----------
     run : callable
         Function that computes probabilities (b, n_classes) of images (b, 3, h, w) by the file.
-    inputs : ndarray of float32, shape (n, 3, h, w)
-        Images as the file takes them.
+    inputs : sequence of ndarray of float32, shape (n, 3, h, w)
+        Images as the file takes them, for each of its inputs.
     expected, predicted : ndarray of float64, shape (n, n_classes)
         Probabilities by the run in float32, and by `Classifier.predict`.
     data : str
         Where the images came from.
     """
-    n = len(inputs)
-    together = np.concatenate([run(inputs[start : start + BATCH_SIZE]) for start in range(0, n, BATCH_SIZE)])
-    alone = np.concatenate([run(inputs[row : row + 1]) for row in range(min(n, N_ALONE))])
+    n = len(inputs[0])
+
+    def answers(start: int, stop: int) -> npt.NDArray[np.float32]:
+        return run([images[start:stop] for images in inputs])
+
+    together = np.concatenate([answers(start, start + BATCH_SIZE) for start in range(0, n, BATCH_SIZE)])
+    alone = np.concatenate([answers(row, row + 1) for row in range(min(n, N_ALONE))])
     return ExportCheck(
         data=data,
         n_pictures=n,

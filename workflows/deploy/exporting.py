@@ -25,8 +25,9 @@ from toptune.workflows.deploy.check import (
 )
 from toptune.workflows.deploy.formats import format_of
 from toptune.workflows.deploy.head_modules import check_exportable
-from toptune.workflows.deploy.model_card import describe_export, write_card
+from toptune.workflows.deploy.model_card import describe_export, inputs_in, write_card
 from toptune.workflows.deploy.network import ExportedNetwork, trace
+from toptune.workflows.deploy.network_inputs import network_inputs
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
 from toptune.workflows.predict.frozen_network import FrozenNetwork
@@ -47,7 +48,7 @@ class ExportReport:
     out: str
     card: str
     n_bytes: int
-    input: dict[str, Any]
+    inputs: list[dict[str, Any]]
     check: ExportCheck
     warnings: list[str]
     costs: Costs
@@ -58,7 +59,7 @@ class ExportReport:
             "out": self.out,
             "card": self.card,
             "n_bytes": self.n_bytes,
-            "input": self.input,
+            **({"input": self.inputs[0]} if len(self.inputs) == 1 else {"inputs": self.inputs}),
             "check": self.check.to_dict(),
             "warnings": self.warnings,
             "costs": self.costs,
@@ -67,8 +68,13 @@ class ExportReport:
     def __str__(self) -> str:
         check = self.check
         lines = [
-            f"{self.out}: {self.n_bytes / 1e6:.1f} MB, takes {self.input['dtype']} of shape "
-            f"({', '.join(map(str, self.input['shape']))}), {self.input['values']}",
+            f"{self.out}: {self.n_bytes / 1e6:.1f} MB, takes "
+            + " and ".join(
+                f"{'' if len(self.inputs) == 1 else each['name'] + ', '}{each['dtype']} of shape "
+                f"({', '.join(map(str, each['shape']))})"
+                for each in self.inputs
+            )
+            + f", {self.inputs[0]['values']}",
             f"probabilities within {check.difference:.1e} of the run's own on {check.n_pictures} images of "
             f"{check.data}, in batches of {' and '.join(map(str, check.batch_sizes))}",
             *(f"note: {warning}" for warning in self.warnings),
@@ -145,15 +151,18 @@ def export(
     # The file computes in float32, so it is held to the run in float32. What the run's own precision adds is
     # told as a warning, not charged to the file.
     plain = _reading_as_the_card(_reading_here(classifier.in_float32()))
-    files, inputs = sample_inputs(plain, check, is_normalized=not normalize)
+    wanted = network_inputs(plain, is_normalizing=normalize)
+    files, inputs = sample_inputs(plain, wanted, check, is_normalized=not normalize)
     expected = probabilities_of(plain, files)
     predicted = expected if plain is classifier else probabilities_of(classifier, files)
-    network = ExportedNetwork(plain, is_normalizing=normalize, head_dtype=HEAD_DTYPES[head_dtype]).eval()
-    program = trace(network, classifier.backbone.transform.size)
-    metadata = describe_export(classifier, is_normalizing=normalize, head_dtype=head_dtype)
+    network = ExportedNetwork(plain, wanted, is_normalizing=normalize, head_dtype=HEAD_DTYPES[head_dtype])
+    program = trace(network.eval(), [each.transform.size for each in wanted])
+    # The card describes how the run's own images were made.
+    described = network_inputs(classifier, is_normalizing=normalize)
+    metadata = describe_export(classifier, described, is_normalizing=normalize, head_dtype=head_dtype)
     metadata["created"] = provenance()
     with new_target(target, option="--out") as temporary:
-        form.write(program, temporary, metadata)
+        form.write(program, temporary, [each.name for each in wanted], metadata)
         done = compare(
             form.open(temporary), inputs, expected=expected, predicted=predicted,
             data=str(check or DEFAULT_CHECK),
@@ -175,7 +184,8 @@ def export(
             "of JPEGs may differ a little"
         )
     report = ExportReport(
-        out=str(target), card=str(card), n_bytes=n_bytes, input=metadata["input"], check=done, warnings=notes,
+        out=str(target), card=str(card), n_bytes=n_bytes, inputs=inputs_in(metadata), check=done,
+        warnings=notes,
         costs=meter.to_dict(),
     )  # fmt: skip
     with new_target(card, option="--out") as temporary:

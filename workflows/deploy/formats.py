@@ -2,7 +2,7 @@
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +18,9 @@ from toptune.workflows.deploy.network import OUTPUTS
 
 Images = npt.NDArray[np.float32]
 Program = torch.export.ExportedProgram
-# A runner computes probabilities (b, n_classes) of images (b, 3, h, w).
-Runner = Callable[[Images], npt.NDArray[np.float32]]
+# A runner computes probabilities (b, n_classes) of images (b, 3, h, w), a tensor for each input.
+Runner = Callable[[Sequence[Images]], npt.NDArray[np.float32]]
 
-# The name stands in files that were exported already, and programs feed their images by it.
-INPUT = "pictures"
 # An ONNX file is one protocol buffer, and a protocol buffer holds less than 2 GiB.
 ONNX_LIMIT_BYTES = 2**31
 
@@ -30,7 +28,7 @@ ONNX_LIMIT_BYTES = 2**31
 class ExportFormat(NamedTuple):
     """Functions that write and open one kind of file, and the further packages that they need."""
 
-    write: Callable[[Program, Path, Mapping[str, object]], None]
+    write: Callable[[Program, Path, Sequence[str], Mapping[str, object]], None]
     open: Callable[[Path], Runner]
     packages: tuple[str, ...]
 
@@ -58,7 +56,7 @@ def format_of(out: Path) -> ExportFormat:
     return form
 
 
-def _write_onnx(program: Program, path: Path, metadata: Mapping[str, object]) -> None:
+def _write_onnx(program: Program, path: Path, inputs: Sequence[str], metadata: Mapping[str, object]) -> None:
     n_bytes = sum(tensor.nbytes for tensor in program.state_dict.values())
     if n_bytes >= ONNX_LIMIT_BYTES:
         raise InputError(
@@ -71,7 +69,7 @@ def _write_onnx(program: Program, path: Path, metadata: Mapping[str, object]) ->
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         exported = torch.onnx.export(
-            program, dynamo=True, verbose=False, input_names=[INPUT], output_names=list(OUTPUTS)
+            program, dynamo=True, verbose=False, input_names=list(inputs), output_names=list(OUTPUTS)
         )
     assert exported is not None
     exported.model.metadata_props.update(_texts(metadata))
@@ -85,14 +83,16 @@ def _open_onnx(path: Path) -> Runner:
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
-    def run(images: Images) -> npt.NDArray[np.float32]:
-        (probabilities,) = session.run(["probabilities"], {INPUT: images})
+    names = [each.name for each in session.get_inputs()]
+
+    def run(images: Sequence[Images]) -> npt.NDArray[np.float32]:
+        (probabilities,) = session.run(["probabilities"], dict(zip(names, images, strict=True)))
         return np.asarray(probabilities)
 
     return run
 
 
-def _write_pt2(program: Program, path: Path, metadata: Mapping[str, object]) -> None:
+def _write_pt2(program: Program, path: Path, _inputs: Sequence[str], metadata: Mapping[str, object]) -> None:
     # torch would end the process where the file it writes to fails; memory does not.
     write_made(path, partial(torch.export.save, program, extra_files=_texts(metadata)))
 
@@ -101,9 +101,9 @@ def _open_pt2(path: Path) -> Runner:
     with path.open("rb") as file:
         network = torch.export.load(file).module()
 
-    def run(images: Images) -> npt.NDArray[np.float32]:
+    def run(images: Sequence[Images]) -> npt.NDArray[np.float32]:
         with torch.no_grad():
-            outputs = network(torch.from_numpy(images))
+            outputs = network(*map(torch.from_numpy, images))
         probabilities: npt.NDArray[np.float32] = outputs["probabilities"].numpy()
         return probabilities
 

@@ -1,7 +1,7 @@
 """An exported file has metadata inside and a model card beside it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from toptune.store.files.writing import write_text
 from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.workflows.deploy.network import OUTPUTS
+from toptune.workflows.deploy.network_inputs import INPUT, NetworkInput
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
 
@@ -18,71 +19,83 @@ _TEMPLATE = Path(__file__).with_suffix(".md")
 _LISTED_CLASSES = 200
 
 
-def describe_export(classifier: Classifier, *, is_normalizing: bool, head_dtype: str) -> dict[str, Any]:
+def describe_export(
+    classifier: Classifier, inputs: Sequence[NetworkInput], *, is_normalizing: bool, head_dtype: str
+) -> dict[str, Any]:
     """Return the metadata that stand inside the file, by name, as JSON values.
 
     Returns
     -------
     dict
         ``format``, ``classes`` (in the order of the outputs' columns), ``input``, ``outputs``, ``backbone``,
-        ``head`` and ``dataset``.
+        ``head`` and ``dataset``. A file of several backbones is of version 2, and has ``inputs`` and
+        ``backbones``, which are lists, in place of ``input`` and ``backbone``.
     """
-    backbone, config = classifier.backbone, classifier.record.config
-    height, width = backbone.transform.size
-    transform = backbone.transform.config
-    values = (
-        "RGB from 0 to 1"
-        if is_normalizing
-        else "RGB from 0 to 1, minus mean, divided by std, channel by channel"
-    )
-    pretrained = getattr(backbone.model, "pretrained_cfg", None) or {}
-    layers, head = _trained_parts(classifier, head_dtype)
+    config = classifier.record.config
+    described = [each.describe(is_normalizing=is_normalizing) for each in inputs]
+    backbones = _backbones(classifier, inputs)
+    is_one = len(backbones) == 1
     return {
-        "format": {"name": "toptune-export", "version": 1},
+        "format": {"name": "toptune-export", "version": 1 if is_one else 2},
         "classes": classifier.classes,
-        "input": {
-            "name": "pictures",
-            "shape": ["N", 3, height, width],
-            "dtype": "float32",
-            "values": values,
-            "is_normalized_inside": is_normalizing,
-            "mean": transform["mean"],
-            "std": transform["std"],
-            "interpolation": transform["interpolation"],
-            "crop_pct": transform["crop_pct"],
-            "crop_mode": transform["crop_mode"],
-            "resize": backbone.transform.resized_to,
-            "decode": backbone.transform.route,
-            "resized_by": "torch" if backbone.transform.route in ("fast", "gpu") else "Pillow",
-        },
+        **({"input": described[0]} if is_one else {"inputs": described}),
         "outputs": {
             name: f"float32 (N, {len(classifier.classes)})"
             + ("; softmax of them gives the probabilities" if name == "logits" else ", rows sum to 1")
             for name in OUTPUTS
         },
-        "backbone": {
-            "name": config["model"],
+        **({"backbone": backbones[0]} if is_one else {"backbones": backbones}),
+        "head": _head(classifier, head_dtype),
+        "dataset": {"name": config["dataset"], "version": config.get("dataset_version")},
+    }
+
+
+def inputs_in(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the inputs that the metadata of a file describe."""
+    return [metadata["input"]] if "input" in metadata else list(metadata["inputs"])
+
+
+def backbones_in(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the backbones that the metadata of a file describe."""
+    return [metadata["backbone"]] if "backbone" in metadata else list(metadata["backbones"])
+
+
+def _backbones(classifier: Classifier, inputs: Sequence[NetworkInput]) -> list[dict[str, Any]]:
+    """Describe each backbone and the layers that are used of it (``all`` of a fine-tuned network)."""
+    network = classifier.network
+    if isinstance(network, FineTunedNetwork):
+        named = [(classifier.record.config["model"], ["all"])]
+    else:
+        run = network.run
+        named = [(each.model, [array.own_name for array in each.of(run.arrays)]) for each in run.sources]
+    input_of = {place: each.name for each in inputs for place in each.places}
+    found = []
+    for place, (backbone, (model, layers)) in enumerate(zip(classifier.backbones, named, strict=True)):
+        pretrained = getattr(backbone.model, "pretrained_cfg", None) or {}
+        described = {
+            "name": model,
             "architecture": backbone.recipe.architecture,
             "weights_sha256": backbone.recipe.weights,
             "licence": pretrained.get("license"),
             "origin": pretrained.get("origin_url") or pretrained.get("hf_hub_id"),
             "layers": layers,
-        },
-        "head": head,
-        "dataset": {"name": config["dataset"], "version": config.get("dataset_version")},
-    }
+        }
+        found.append(described if len(named) == 1 else described | {"input": input_of[place]})
+    return found
 
 
-def _trained_parts(classifier: Classifier, head_dtype: str) -> tuple[list[str], dict[str, Any]]:
-    """Return the layers that are used (``all`` in a fine-tuned network), and what was trained on them."""
+def _head(classifier: Classifier, head_dtype: str) -> dict[str, Any]:
+    """Describe what was trained on the backbones."""
     if isinstance(classifier.network, FineTunedNetwork):
         config = classifier.record.config
-        name = f"fine-tuned ({config['options']['depth']})"
-        return ["all"], {
-            "name": name, "preprocessing": None, "selected": config["selected"], "dtype": "float32"
-        }  # fmt: skip
+        return {
+            "name": f"fine-tuned ({config['options']['depth']})",
+            "preprocessing": None,
+            "selected": config["selected"],
+            "dtype": "float32",
+        }
     run = classifier.run
-    return [array.name for array in run.arrays], {
+    return {
         "name": run.head.name,
         "preprocessing": run.config["preprocessing"],
         "selected": run.config["selected"],
@@ -111,9 +124,9 @@ def write_card(
         name=Path(report["out"]).name,
         run=run.folder.name,
         date=metadata["created"]["when"][:10],
-        input=metadata["input"],
+        inputs=inputs_in(metadata),
         outputs=metadata["outputs"],
-        backbone=metadata["backbone"],
+        backbones=backbones_in(metadata),
         head=metadata["head"],
         selected=json_text(metadata["head"]["selected"]),
         listed=", ".join(map(_code, classes[:_LISTED_CLASSES])),
@@ -125,6 +138,7 @@ def write_card(
         tolerance=tolerance,
         warnings=report["warnings"],
         code=_code,
+        transform_of=_transform_of,
     )
     write_text(path, str(card))
 
@@ -134,6 +148,11 @@ def _weakest_classes(tables: ClassTables) -> str:
     found = zip(tables.recall.tolist(), tables.classes, tables.support.tolist(), strict=True)
     weakest = sorted((recall, name) for recall, name, support in found if support and recall < 1)[:3]
     return ", ".join(f"{_code(name)} {recall:.2f}" for recall, name in weakest)
+
+
+def _transform_of(input_name: str) -> str:
+    """Name the variable of the transform that makes an input, in the program of the card."""
+    return input_name.replace(INPUT, "transform", 1)
 
 
 def _code(name: str) -> str:

@@ -1,7 +1,7 @@
-"""`ExportedNetwork` is a run and its backbone as one torch module, traced for any batch size."""
+"""`ExportedNetwork` is a run and its backbones as one torch module, traced for any batch size."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from toptune.errors import InputError
 from toptune.workflows.deploy.backbone_module import FeatureModule
 from toptune.workflows.deploy.head_modules import HeadModule
+from toptune.workflows.deploy.network_inputs import NetworkInput
 from toptune.workflows.deploy.preprocessing_modules import PreprocessingModule
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
+from toptune.workflows.predict.frozen_network import FrozenNetwork
 
 OUTPUTS = ("probabilities", "logits")
 
@@ -23,55 +25,107 @@ class ExportedNetwork(nn.Module):
     Parameters
     ----------
     classifier : Classifier
-        The run and its network, in float32.
+        The run and its networks, in float32.
+    inputs : sequence of NetworkInput
+        Which backbones see which of the tensors of images.
     is_normalizing : bool
         Whether images come as RGB values from 0 to 1, and are normalized inside.
     head_dtype : torch.dtype
         Type in which the preprocessing and the head behind a frozen backbone compute.
     """
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, classifier: Classifier, *, is_normalizing: bool, head_dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        inputs: Sequence[NetworkInput],
+        *,
+        is_normalizing: bool,
+        head_dtype: torch.dtype,
+    ) -> None:
         super().__init__()
-        config = classifier.backbone.transform.config
-        self._is_normalizing = is_normalizing
-        if is_normalizing:
-            self.register_buffer("mean", torch.tensor(config["mean"]).view(3, 1, 1))
-            self.register_buffer("std", torch.tensor(config["std"]).view(3, 1, 1))
+        input_of = {place: number for number, each in enumerate(inputs) for place in each.places}
+        self._inputs = [input_of[place] for place in range(len(classifier.backbones))]
+        self.normalize = nn.ModuleList(
+            _Normalize(backbone.transform.config) if is_normalizing else nn.Identity()
+            for backbone in classifier.backbones
+        )
         self.classifier = _logits_of(classifier, head_dtype)
 
-    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        if self._is_normalizing:
-            pictures = (pictures - self.mean) / self.std
-        logits = self.classifier(pictures)
+    def forward(self, pictures: Tensor, *others: Tensor) -> dict[str, Tensor]:
+        given = (pictures, *others)
+        seen = [normalize(given[at]) for normalize, at in zip(self.normalize, self._inputs, strict=True)]
+        logits = self.classifier(*seen)
         return {"probabilities": logits.softmax(dim=1).float(), "logits": logits.float()}
 
 
+class _Normalize(nn.Module):
+    """Subtract the mean of each channel, and divide by its deviation."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(config["std"]).view(3, 1, 1))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return (pictures - self.mean) / self.std
+
+
+class _Features(nn.Module):
+    """Put the features of several backbones side by side, each of its own images."""
+
+    def __init__(self, modules: Sequence[FeatureModule]) -> None:
+        super().__init__()
+        self.backbones = nn.ModuleList(modules)
+
+    def forward(self, *pictures: Tensor) -> Tensor:
+        parts = [module(images) for module, images in zip(self.backbones, pictures, strict=True)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+class _Frozen(nn.Module):
+    """A head on its backbones."""
+
+    def __init__(self, network: FrozenNetwork, head_dtype: torch.dtype) -> None:
+        super().__init__()
+        run = network.run
+        # The columns of a run stand backbone after backbone, in the order of its sources.
+        arrays = [source.of(run.arrays) for source in run.sources]
+        assert [each for own in arrays for each in own] == run.arrays
+        self.features = _Features(
+            [
+                FeatureModule(backbone, [(each.own_name, each.dtype) for each in own])
+                for backbone, own in zip(network.backbones, arrays, strict=True)
+            ]
+        )
+        self.preprocessing = PreprocessingModule(run.preprocessing, head_dtype)
+        self.head = HeadModule(run.head, head_dtype)
+
+    def forward(self, *pictures: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.preprocessing(self.features(*pictures)))
+        return logits
+
+
 def _logits_of(classifier: Classifier, head_dtype: torch.dtype) -> nn.Module:
-    """Return the module that computes logits of normalized images."""
+    """Return the module that computes logits of normalized images, one tensor for each backbone."""
     if isinstance(classifier.network, FineTunedNetwork):
         # The classifier goes on to be compared with the file, so its own network is left as it is.
         network: nn.Module = copy.deepcopy(classifier.backbone.model)
         return network.to(memory_format=torch.contiguous_format).requires_grad_(False)
-    run = classifier.run
-    return nn.Sequential(
-        FeatureModule(classifier.backbone, [(each.name, each.dtype) for each in run.arrays]),
-        PreprocessingModule(run.preprocessing, head_dtype),
-        HeadModule(run.head, head_dtype),
-    )
+    return _Frozen(classifier.network, head_dtype)
 
 
-def trace(network: nn.Module, size: Sequence[int]) -> torch.export.ExportedProgram:
+def trace(network: nn.Module, sizes: Sequence[tuple[int, int]]) -> torch.export.ExportedProgram:
     """Trace a network with a free batch size, and drop the weights that the outputs do not depend on.
 
     Parameters
     ----------
     network : nn.Module
-        Module that maps images ``(b, 3, h, w)`` to a dict of tensors.
-    size : sequence of int
-        Height and width of the images.
+        Module that maps images ``(b, 3, h, w)``, one tensor or several, to a dict of tensors.
+    sizes : sequence of (int, int)
+        Height and width of the images of each tensor.
 
     Raises
     ------
@@ -79,16 +133,17 @@ def trace(network: nn.Module, size: Sequence[int]) -> torch.export.ExportedProgr
         If torch cannot follow the network's code, or the code works for one batch size only.
     """
     # A batch of 1 would be traced as a constant, whatever is said about the batch size.
-    example = torch.zeros(2, 3, *size)
-    dynamic = {"pictures": {0: torch.export.Dim("batch", min=1)}}
+    example = tuple(torch.zeros(2, 3, *size) for size in sizes)
+    batch = {0: torch.export.Dim("batch", min=1)}
+    dynamic = {"pictures": batch} | ({"others": (batch,) * (len(sizes) - 1)} if len(sizes) > 1 else {})
     try:
         with torch.no_grad():
-            program = torch.export.export(network, (example,), dynamic_shapes=dynamic)
+            program = torch.export.export(network, example, dynamic_shapes=dynamic)
             # Layers behind the last one that is used are traced too, because the backbone runs them. They are
             # removed, and the rest is traced anew: the first program still lists their weights.
             needed: Any = program.module()
             _drop_unused(needed)
-            return torch.export.export(needed, (example,), dynamic_shapes=dynamic)
+            return torch.export.export(needed, example, dynamic_shapes=[batch] * len(sizes))
     except Exception as error:  # the tracer raises errors of many kinds, depending on the backbone's code
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(

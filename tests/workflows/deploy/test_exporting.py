@@ -25,6 +25,7 @@ from toptune.train import train
 from toptune.workflows import Classifier, export, finetune
 from toptune.workflows.deploy.model_card import describe_export, write_card
 from toptune.workflows.deploy.network import trace
+from toptune.workflows.deploy.network_inputs import network_inputs
 
 Values = npt.NDArray[np.float32]
 
@@ -141,7 +142,7 @@ def test_normalizing_inside_takes_values_from_0_to_1(
     report = export(
         folder / "run", tmp_path / "run.pt2", check=folder / "photos", normalize=True, head_dtype="float32"
     )
-    assert report.input["is_normalized_inside"]
+    assert report.inputs[0]["is_normalized_inside"]
     with (tmp_path / "run.pt2").open("rb") as file:
         network = torch.export.load(file).module()
     plain = torch.from_numpy(prepared(images, mean=(0, 0, 0), std=(1, 1, 1)))
@@ -182,7 +183,8 @@ def test_names_of_classes_cannot_change_the_card(name: str, shown: str, folder: 
     del config["files"], config["self_sha256"]
     (run / "run.json").write_text(json.dumps(config))
     classifier = Classifier.load(run)
-    metadata = describe_export(classifier, is_normalizing=False, head_dtype="float64")
+    inputs = network_inputs(classifier, is_normalizing=False)
+    metadata = describe_export(classifier, inputs, is_normalizing=False, head_dtype="float64")
     metadata["created"] = {"when": "2026-01-01T00:00:00"}
     check = {"n_pictures": 1, "data": "digits", "batch_sizes": (1,), "difference": 0.0}
     check |= {"difference_from_predict": 0.0, "n_other_labels": 0}
@@ -302,7 +304,7 @@ def test_a_network_for_one_batch_size_is_refused() -> None:
             return images.reshape(2, -1)[:, : int(images.shape[0])]
 
     with pytest.raises(InputError, match=r"cannot be traced with a free batch size: .*toptune predict"):
-        trace(Pairs(), (8, 8))
+        trace(Pairs(), [(8, 8)])
 
 
 def test_the_default_images_are_the_built_in_ones_whatever_lies_here(
@@ -393,3 +395,44 @@ def test_the_difference_from_predict_is_that_of_images_as_the_card_reads_them(
     predicted = np.array([[each.probabilities[name] for name in classifier.classes] for each in answers])
     largest = np.abs(found - predicted).max()
     assert 1e-4 < largest == pytest.approx(report.check.difference_from_predict, rel=0.01)
+
+
+@pytest.mark.parametrize(("suffix", "is_normalizing"), [(".onnx", False), (".pt2", True)])
+def test_several_backbones_are_one_file(
+    suffix: str,
+    is_normalizing: bool,
+    folder: Path,
+    images: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    onnxruntime: Any,
+) -> None:
+    """Two networks of other input sizes; the program in the card feeds both."""
+    vit = "random:test_vit"
+    where: dict[str, Any] = {"store": tmp_path / "store", "precision": "fp32"}
+    extract(folder / "photos", model=MODEL, layers="layer1,layer2", **where)
+    extract(folder / "photos", model=vit, img_size=64, **where)
+    train(
+        tmp_path / "store", dataset="photos", models=[MODEL, vit], fusion="join", cv=3, head="ridge",
+        layers={MODEL: "layer1,layer2"}, out=tmp_path / "run",
+    )  # fmt: skip
+    out = tmp_path / f"run{suffix}"
+    report = export(tmp_path / "run", out, check=folder / "photos", normalize=is_normalizing)
+    assert report.check.difference < 1e-4
+    assert [each["name"] for each in report.inputs] == ["pictures_32x32", "pictures_64x64"]
+    card = Path(report.card).read_text()
+    for line in (f"- backbone: {MODEL} (", f"- backbone: {vit} (", "- layers: layer1.mean, layer2.mean\n"):
+        assert line in card, line
+    prepare, use = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(prepare, names)
+    for size in ("32x32", "64x64"):
+        batch = torch.stack([names[f"transform_{size}"](Image.open(each)) for each in images])
+        names[f"pictures_{size}"] = batch.numpy() if suffix == ".onnx" else batch
+    monkeypatch.chdir(tmp_path)
+    exec(use, names)
+    classifier = Classifier.load(tmp_path / "run")
+    for found, expected in zip(names["probabilities"], classifier.predict(images), strict=True):
+        assert list(found) == pytest.approx(
+            [expected.probabilities[each] for each in classifier.classes], abs=1e-4
+        )
