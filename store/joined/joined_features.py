@@ -46,7 +46,7 @@ class JoinedFeatures:
 
     @classmethod
     def of(cls, features: Sequence[ModelFeatures]) -> "JoinedFeatures":
-        """Join features, whose members are called by their models, or by their caches where models share a name."""
+        """Join features; members are called by their models, or by their caches where a name is shared."""
         plain = Counter(own.model for own in features)
         return cls({own.model if plain[own.model] == 1 else own.name: own for own in features})
 

@@ -69,7 +69,13 @@ def train_late(
         of_model = replace(of_models[model], limits=limits)
         with told_of(model):
             ready = prepare(
-                features[model], arrays[model], rows, of_model, models=[model], phases=phases, is_compared=True
+                features[model],
+                arrays[model],
+                rows,
+                of_model,
+                models=[model],
+                phases=phases,
+                is_compared=True,
             )
         prepared.append(ready)
     fitted, rows = _fit_all(prepared, rows, phases, path=path, store=opened.root)

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Unpack, overload
 
-from toptune.errors import InputError
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.train.fusion.fused_run import FusedRun

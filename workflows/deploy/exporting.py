@@ -26,12 +26,10 @@ from toptune.workflows.deploy.check import (
 from toptune.workflows.deploy.formats import format_of
 from toptune.workflows.deploy.head_modules import check_exportable
 from toptune.workflows.deploy.model_card import describe_export, inputs_in, write_card
-from toptune.workflows.deploy.network import ExportedNetwork, trace
+from toptune.workflows.deploy.network import ExportedNetwork, heads_of, trace
 from toptune.workflows.deploy.network_inputs import network_inputs
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
-from toptune.workflows.predict.frozen_network import FrozenNetwork
-from toptune.workflows.predict.fused_network import FusedNetwork
 
 # File and run compute the backbone by different kernels, so that features differ in their last bits before
 # they are rounded to the stored type.
@@ -139,15 +137,10 @@ def export(
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}; it must be above 0")
     loaded = Classifier.load(run, device="cpu", model=model, weights=weights)
-    # A head that cannot be exported is refused before images are read and the network is traced.
-    if loaded.record.record.is_fused:
-        raise InputError(
-            f"{run} is a run of several models, which no file holds yet; export one of its heads below "
-            f"{Path(run) / 'members'}"
-        )
     classifier = _reading_here(loaded)
-    if isinstance(classifier.network, FrozenNetwork):
-        check_exportable(classifier.network.run.head.name)
+    # A head that cannot be exported is refused before images are read and the network is traced.
+    for head in heads_of(classifier):
+        check_exportable(head.run.head.name)
     # The file computes in float32, so it is held to the run in float32. What the run's own precision adds is
     # told as a warning, not charged to the file.
     plain = _reading_as_the_card(_reading_here(classifier.in_float32()))

@@ -9,10 +9,11 @@ from toptune.store.files.json_values import json_text
 from toptune.store.files.writing import write_text
 from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.metrics_record import RunMetrics
-from toptune.workflows.deploy.network import OUTPUTS
+from toptune.workflows.deploy.network import OUTPUTS, heads_of
 from toptune.workflows.deploy.network_inputs import INPUT, NetworkInput
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
+from toptune.workflows.predict.fused_network import FusedNetwork
 
 _TEMPLATE = Path(__file__).with_suffix(".md")
 # A card of more classes would be a list and nothing else; the file itself holds all of them.
@@ -62,12 +63,14 @@ def backbones_in(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _backbones(classifier: Classifier, inputs: Sequence[NetworkInput]) -> list[dict[str, Any]]:
     """Describe each backbone and the layers that are used of it (``all`` of a fine-tuned network)."""
-    network = classifier.network
-    if isinstance(network, FineTunedNetwork):
+    if isinstance(classifier.network, FineTunedNetwork):
         named = [(classifier.record.config["model"], ["all"])]
     else:
-        run = network.run
-        named = [(each.model, [array.own_name for array in each.of(run.arrays)]) for each in run.sources]
+        named = [
+            (source.model, [array.own_name for array in source.of(each.run.arrays)])
+            for each in heads_of(classifier)
+            for source in each.run.sources
+        ]
     input_of = {place: each.name for each in inputs for place in each.places}
     found = []
     for place, (backbone, (model, layers)) in enumerate(zip(classifier.backbones, named, strict=True)):
@@ -93,6 +96,16 @@ def _head(classifier: Classifier, head_dtype: str) -> dict[str, Any]:
             "preprocessing": None,
             "selected": config["selected"],
             "dtype": "float32",
+        }
+    if isinstance(classifier.network, FusedNetwork):
+        fused = classifier.network.run
+        heads = [each.run.head.name for each in heads_of(classifier)]
+        return {
+            "name": f"{len(heads)} heads ({', '.join(dict.fromkeys(heads))}), weighed",
+            "preprocessing": fused.members[0].config["preprocessing"],
+            "selected": {each.model: each.weight for each in fused.fusion.members}
+            | {"temperature": fused.fusion.temperature},
+            "dtype": head_dtype,
         }
     run = classifier.run
     return {

@@ -1,6 +1,7 @@
 """`ExportedNetwork` is a run and its backbones as one torch module, traced for any batch size."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toptune.errors import InputError
+from toptune.train.fusion.weights import LEAST_PROBABILITY
 from toptune.workflows.deploy.backbone_module import FeatureModule
 from toptune.workflows.deploy.head_modules import HeadModule
 from toptune.workflows.deploy.network_inputs import NetworkInput
@@ -15,6 +17,7 @@ from toptune.workflows.deploy.preprocessing_modules import PreprocessingModule
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
 from toptune.workflows.predict.frozen_network import FrozenNetwork
+from toptune.workflows.predict.fused_network import FusedNetwork
 
 OUTPUTS = ("probabilities", "logits")
 
@@ -108,12 +111,43 @@ class _Frozen(nn.Module):
         return logits
 
 
+class _Fused(nn.Module):
+    """Several heads on their backbones, whose log-probabilities are weighed."""
+
+    weights: Tensor
+
+    def __init__(self, network: FusedNetwork, head_dtype: torch.dtype) -> None:
+        super().__init__()
+        pool = network.run.pool
+        self.members = nn.ModuleList(_Frozen(member, head_dtype) for member in network.members)
+        self._counts = [len(member.backbones) for member in network.members]
+        self.register_buffer("weights", torch.tensor(pool.weights / pool.temperature, dtype=head_dtype))
+
+    def forward(self, *pictures: Tensor) -> Tensor:
+        logits, end = [], 0
+        for member, count in zip(self.members, self._counts, strict=True):
+            start, end = end, end + count
+            # No probability counts as less than in a run.
+            logs = member(*pictures[start:end]).to(self.weights.dtype).log_softmax(dim=1)
+            logits.append(logs.clamp(min=math.log(LEAST_PROBABILITY)))
+        return (torch.stack(logits) * self.weights[:, None, None]).sum(dim=0)
+
+
+def heads_of(classifier: Classifier) -> tuple[FrozenNetwork, ...]:
+    """Return the heads of a run with their backbones: one, several, or none of a fine-tuned network."""
+    if isinstance(classifier.network, FusedNetwork):
+        return classifier.network.members
+    return (classifier.network,) if isinstance(classifier.network, FrozenNetwork) else ()
+
+
 def _logits_of(classifier: Classifier, head_dtype: torch.dtype) -> nn.Module:
     """Return the module that computes logits of normalized images, one tensor for each backbone."""
     if isinstance(classifier.network, FineTunedNetwork):
         # The classifier goes on to be compared with the file, so its own network is left as it is.
         network: nn.Module = copy.deepcopy(classifier.backbone.model)
         return network.to(memory_format=torch.contiguous_format).requires_grad_(False)
+    if isinstance(classifier.network, FusedNetwork):
+        return _Fused(classifier.network, head_dtype)
     return _Frozen(classifier.network, head_dtype)
 
 

@@ -156,8 +156,10 @@ class FrozenNetwork:
                 found = self.of_features(batch.values)
             yield Answers(rows=batch.rows, probabilities=found, failed=batch.failed, narrow=batch.narrow)
 
-    def of_features(self, outputs: Sequence[Mapping[str, npt.NDArray[np.float32]]]) -> npt.NDArray[np.float64]:
-        """Classify images by the arrays that each backbone computed of them: probabilities ``(b, n_classes)``."""
+    def of_features(
+        self, outputs: Sequence[Mapping[str, npt.NDArray[np.float32]]]
+    ) -> npt.NDArray[np.float64]:
+        """Classify images by what each backbone computed of them: probabilities ``(b, n_classes)``."""
         features = self.rounded(outputs)
         room = explained_out_of_memory(
             f"the head on {len(features)} images",

@@ -397,8 +397,11 @@ def test_the_difference_from_predict_is_that_of_images_as_the_card_reads_them(
     assert 1e-4 < largest == pytest.approx(report.check.difference_from_predict, rel=0.01)
 
 
-@pytest.mark.parametrize(("suffix", "is_normalizing"), [(".onnx", False), (".pt2", True)])
+@pytest.mark.parametrize(
+    ("fusion", "suffix", "is_normalizing"), [("join", ".onnx", False), ("late", ".pt2", True)]
+)
 def test_several_backbones_are_one_file(
+    fusion: str,
     suffix: str,
     is_normalizing: bool,
     folder: Path,
@@ -413,7 +416,7 @@ def test_several_backbones_are_one_file(
     extract(folder / "photos", model=MODEL, layers="layer1,layer2", **where)
     extract(folder / "photos", model=vit, img_size=64, **where)
     train(
-        tmp_path / "store", dataset="photos", models=[MODEL, vit], fusion="join", cv=3, head="ridge",
+        tmp_path / "store", dataset="photos", models=[MODEL, vit], fusion=fusion, cv=3, head="ridge",
         layers={MODEL: "layer1,layer2"}, out=tmp_path / "run",
     )  # fmt: skip
     out = tmp_path / f"run{suffix}"

@@ -149,7 +149,7 @@ def test_what_cannot_be_joined_is_refused_and_leaves_nothing(folder: Path, tmp_p
             r"none of resnet50\.b; .*toptune extract DATA --store .* --dataset photos --model resnet50\.b",
         ),
         ({"layers": {VIT: "auto"}}, InputError, "layers auto is given for .* alone"),
-        ({"layers": {VIT: "layer9"}}, InputError, "model 'random:test_vit': layer 'layer9' is not in the store"),
+        ({"layers": {VIT: "layer9"}}, InputError, "'random:test_vit': layer 'layer9' is not in the store"),
         ({"memory_limit": "1MiB", "layers": "all"}, InputError, "the memory limit is 1.0 MiB"),
     ]  # fmt: skip
     for changes, error, message in refused:
