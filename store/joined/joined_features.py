@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import cast
 
+import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
@@ -136,6 +137,14 @@ class JoinedFeatures:
         return JoinedBlocks(
             [self.members[member].blocks([own for _, own in pairs], rows) for member, pairs in runs]
         )
+
+    def content_digests(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Return the SHA-256 of each image's bytes, as `FeatureCache.content_digests` does, of any member."""
+        digests, known = self.first.content_digests()
+        for features in self.members.values():
+            theirs, they_know = features.content_digests()
+            digests, known = np.where(known[:, None], digests, theirs), known | they_know
+        return digests, known
 
     def mark_used(self) -> None:
         """Note for ``store gc`` that every member is being used."""

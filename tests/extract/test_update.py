@@ -89,7 +89,7 @@ def same_as_afresh(run: Extract, folder: Path, tmp_path: Path, model_folder: Pat
     assert grown.manifest.ids == fresh.manifest.ids
     assert grown.manifest.labels == fresh.manifest.labels
     assert np.allclose(values(grown), values(fresh), rtol=2e-3, atol=1e-4)
-    assert np.array_equal(grown.content_digests()[0], fresh.content_digests()[0])  # type: ignore[attr-defined]
+    assert np.array_equal(grown.content_digests()[0], fresh.content_digests()[0])
 
 
 def test_only_what_is_new_is_extracted(

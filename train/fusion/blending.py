@@ -14,9 +14,9 @@ from toptune.errors import InputError
 from toptune.machine.limits import LimitArguments, RunLimits
 from toptune.machine.plans import plan_logger
 from toptune.options import options_of
-from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
+from toptune.store.joined.member_costs import member_costs
 from toptune.train.fusion.fused_run import FusedRun, load_run
 from toptune.train.fusion.fusing import Member, Training, fused_run, score_together_with, write_fused
 from toptune.train.heads.kinds import kind_of
@@ -237,6 +237,12 @@ def _blocks(run: Run, features: StoredFeatures) -> PreprocessedBlocks:
     saves = run.saves
     if saves.n_columns == saves.n_columns_trained_on:
         names, preprocessing = [array.name for array in run.arrays], run.preprocessing
+    elif run.record.sources is not None:
+        raise InputError(
+            f"run {run.folder} chose its columns among those of several models side by side, which blend "
+            "cannot choose anew without a fold; blend runs of heads that keep all columns",
+            option="runs",
+        )
     else:
         # A head that keeps some columns has chosen them by all rows; without a fold it must choose anew.
         options = run.record.options
@@ -272,7 +278,7 @@ def _member(name: str, run: Run, features: StoredFeatures, left_out: LeftOutScor
         features=features,
         left_out=left_out,
         seconds=0.0,
-        costs=extraction_costs(features, [array.name for array in run.arrays]),
+        costs=member_costs(features, [array.name for array in run.arrays]),
         feature_bytes=features.n_rows * sum(array.dim * array.dtype_bytes for array in run.arrays),
         write=write,
     )
