@@ -13,8 +13,9 @@ from toptune.costs.phases import Phases
 from toptune.errors import FoldsError, InputError
 from toptune.extract.images.source import ImageSource
 from toptune.extract.sources.opening import open_source
+from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import device_of, settle_head_device
-from toptune.machine.memory import bytes_of, left_bytes, left_for_head
+from toptune.machine.memory import MemoryLimits, bytes_of, left_bytes, left_for_head
 from toptune.options import options_of
 from toptune.store.features.blocks import Blocks
 from toptune.store.features.feature_store import FeatureStore
@@ -239,11 +240,15 @@ class _Look:
                 f"{counted(len(self.used), 'image')} of {self.features.n_rows} have finite features, and "
                 "at least 3 are needed to compare images; repair the others and extract again with --update"
             )
+        device = device_of(settle_head_device(self.options.device))
         plan = plan_neighbors(
             n=len(self.used),
             d=preprocessing.n_outputs,
             k=min(self.options.neighbors, len(self.used) - 1),
-            limit_bytes=left_bytes(self.limit_bytes),
+            # On a CUDA device the rows are held there, and the limit counts there.
+            limit_bytes=MemoryLimits.on(device, self.limit_bytes).bytes
+            if device.type == "cuda"
+            else left_bytes(self.limit_bytes),
         )
         self.plan = str(plan)
         self.phases.notify(self.plan)
@@ -254,8 +259,10 @@ class _Look:
             blocks = self.features.blocks(self.arrays, None if len(rows) == self.features.n_rows else rows)
             return PreprocessedBlocks(blocks, preprocessing, self.arrays)
 
-        device = device_of(settle_head_device(self.options.device))
-        with self.phases("neighbors", line=""):
+        full = explained_out_of_memory(
+            "the search for neighbors", device=str(device), knobs="free memory there, or lower --memory-limit"
+        )
+        with self.phases("neighbors", line=""), full:
             return nearest_neighbors(read, plan, device=device, progress=self.progress)
 
     def find_copies(self, neighbors: Neighbors) -> tuple[list[ImageGroup], Pairs, Pairs]:

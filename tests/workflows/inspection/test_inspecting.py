@@ -69,6 +69,21 @@ def test_planted_faults_are_found(tmp_path: Path) -> None:
     assert found.failures(["leak", "duplicate"]) == {"leak": 2}
 
 
+def test_the_same_is_found_on_a_device(tmp_path: Path, gpu: str) -> None:
+    values, labels = made(n=60)
+    values[31] = values[20] * 1.01
+    labels[10] = "class 0"
+    store = imported(tmp_path / "s", values, labels)
+    there, here = (
+        inspect(store, dataset="pets", model="mine", out=tmp_path / device, device=device)
+        for device in (gpu, "cpu")
+    )
+    assert [(each.id, each.kind) for each in there.findings] == [
+        (each.id, each.kind) for each in here.findings
+    ]
+    assert here.counts["label"] >= 1
+
+
 def test_copies_do_not_vouch_for_a_wrong_label(tmp_path: Path) -> None:
     values, labels = made()
     values[13], labels[10] = values[10] * 1.001, "class 0"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from toptune.errors import InputError
 from toptune.store import ArrayBlocks
@@ -50,3 +51,14 @@ def test_the_plan_keeps_to_the_limit_or_refuses() -> None:
     assert "in one sweep" in str(plans[-1])
     with pytest.raises(InputError, match=r"needs at least .* may be taken; raise --memory-limit"):
         plan_neighbors(n=100_000, d=512, k=10, limit_bytes=2**20)
+
+
+def test_neighbors_are_the_same_on_a_device(gpu: str) -> None:
+    values = np.random.default_rng(2).normal(size=(50, 6)).astype(np.float32)
+    plan = NeighborPlan(n=50, d=6, k=3, held_rows=20, block_rows=8, peak_bytes=0)
+
+    def found(device: str) -> list[list[int]]:
+        read = nearest_neighbors(lambda some: ArrayBlocks(values[some]), plan, device=torch.device(device))
+        return read.rows.tolist()
+
+    assert found(gpu) == found("cpu")
