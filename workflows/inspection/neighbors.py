@@ -25,6 +25,9 @@ _BLOCK_ROWS = 2048
 # A block of wide rows has fewer of them, so that its values take about this much memory.
 _BLOCK_BYTES = 64 * 2**20
 _LEAST_BLOCK_ROWS = 64
+# What the allocator keeps of blocks that are done, beside the blocks at work, in the threads that read and
+# multiply.
+_SPARE_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,10 +114,10 @@ def plan_neighbors(*, n: int, d: int, k: int, limit_bytes: int) -> NeighborPlan:
     """
     block_rows = min(_BLOCK_ROWS, max(_LEAST_BLOCK_ROWS, _BLOCK_BYTES // (4 * d)), n)
     tile_rows = min(_TILE_ROWS, n)
-    # A block as stored, on its way through the steps, of unit length, and the block that is read meanwhile.
-    fixed = 5 * 4 * block_rows * d
+    # A block as stored, after the steps, copied and of unit length, and the block that is read meanwhile.
+    fixed = _SPARE_BYTES + 8 * 4 * block_rows * d
     # The cosines of a tile, these the other way round, and what the search for the largest makes of them.
-    fixed += 3 * 4 * max(tile_rows, block_rows) * block_rows
+    fixed += 4 * 4 * tile_rows * block_rows
     # Cosines and numbers of the neighbors, with the ones that are merged, and a copy that is returned.
     fixed += 2 * 12 * n * k + 3 * 12 * 2 * k * max(tile_rows, block_rows)
     row_bytes = 4 * d
@@ -187,12 +190,14 @@ class _Search:
     ) -> None:
         self._plan, self._device, self._progress = plan, device, progress
         self._n_done = 0
+        # All sweeps share the memory: two sweeps' rows would stand side by side where it is not given back.
+        self._held = torch.empty((plan.held_rows, plan.d), device=device)
         self.cosines = torch.full((plan.n, plan.k), -torch.inf, device=device)
         self.rows = torch.full((plan.n, plan.k), -1, dtype=torch.int64, device=device)
 
     def sweep(self, read: Read, start: int, stop: int) -> None:
         """Compare the rows from `start` to `stop` with one another and with all rows after them."""
-        held = torch.empty((stop - start, self._plan.d), device=self._device)
+        held = self._held[: stop - start]
         for where, values in self._blocks(read(slice(start, stop))):
             held[where] = values
             # A block is compared with the held rows before it as soon as the block is read.
