@@ -22,7 +22,7 @@ from solver_fits import Size, made_rows
 
 from toptune.store import CONTENT_ARRAY, FeatureStore, Manifest, Recipe, choose_unit_rows, grow
 from toptune.train import train
-from toptune.train.updates.update import update_run
+from toptune.train.fusion.update import update_run
 
 NAME, MODEL, DATASET = "last.none", "made-up", "rows"
 

@@ -133,6 +133,7 @@ def test_training_on_old_features_gives_the_old_run(name: str, answers: dict[str
 
 def test_an_old_run_is_brought_up_to_date_by_its_sums(answers: dict[str, Any]) -> None:
     run = update_run("runs/falkon-first-version", out="again", forget=["disc/003.png"], allow_failed=True)
+    assert isinstance(run, Run)
     before = Run.load("runs/updated").config
     assert run.config["update"] == before["update"]
     # The folds of an old run are hashes, and stay so; their figures do too.

@@ -16,6 +16,7 @@ from .fusion.fused_run import (
     load_run as load_run,
 )
 from .fusion.training import train as train
+from .fusion.update import update_run as update_run
 from .heads.heads import (
     HEADS as HEADS,
     Head as Head,
@@ -49,4 +50,3 @@ from .runs.metrics import compute_metrics as compute_metrics
 from .runs.record import RunRecord as RunRecord
 from .runs.run import Run as Run
 from .runs.sources import RunArray as RunArray
-from .updates.update import update_run as update_run

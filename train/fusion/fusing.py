@@ -50,7 +50,8 @@ class Member:
     run : Run
     features : StoredFeatures
         The features of its model over the data set.
-    left_out : LeftOutScores
+    left_out : LeftOutScores or None
+        None of a head that is weighed already.
     seconds : float
         Seconds of the fit.
     costs : mapping
@@ -64,7 +65,7 @@ class Member:
     name: str
     run: Run
     features: StoredFeatures
-    left_out: LeftOutScores
+    left_out: LeftOutScores | None
     seconds: float
     costs: Mapping[str, float]
     feature_bytes: int
@@ -99,9 +100,11 @@ class Training:
 
     def left_out(self, members: Sequence[Member]) -> LeftOutRows:
         """Return what the heads say of the rows that all of them left out."""
-        kept = members[0].left_out.rows
-        for member in members:
-            assert np.array_equal(member.left_out.rows, kept), "all heads have the same folds"
+        of_members = [member.left_out for member in members if member.left_out is not None]
+        kept = of_members[0].rows
+        assert len(of_members) == len(members), "all heads have left-out scores"
+        for scores in of_members:
+            assert np.array_equal(scores.rows, kept), "all heads have the same folds"
         return LeftOutRows(
             logs=np.stack([_logs(member) for member in members]),
             codes=self.codes[kept],
@@ -229,6 +232,7 @@ def _logs(member: Member) -> npt.NDArray[np.float64]:
     """Return the calibrated log-probabilities (n_kept, n_classes) of the rows that a head left out."""
     temperature = member.run.head.temperature
     assert temperature is not None, "a head with left-out scores has a temperature"
+    assert member.left_out is not None
     logs: npt.NDArray[np.float64] = log_softmax(
         member.left_out.scores.astype(np.float64) / temperature, axis=1
     )
@@ -319,10 +323,15 @@ def _notes(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weighi
         "the same without it and need one backbone fewer"
         for member in dropped
     ]
-    told = [list(member.run.record.warnings) for member in kept]
+    return notes + shared_notes(kept)
+
+
+def shared_notes(members: Sequence[Member]) -> list[str]:
+    """Give the warnings of all members once, and those of some with the name of the member."""
+    told = [list(member.run.record.warnings) for member in members]
     shared = [note for note in told[0] if all(note in others for others in told[1:])]
-    notes += shared
-    for member, own in zip(kept, told, strict=True):
+    notes = list(shared)
+    for member, own in zip(members, told, strict=True):
         notes += [f"{member.name}: {note}" for note in own if note not in shared]
     return notes
 

@@ -1,6 +1,6 @@
 """`Difference`: what changed between the images of a run and its data set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -118,9 +118,19 @@ def forgotten_ids(run: Run) -> set[str]:
 
 
 def without_failed(
-    difference: Difference, cache: StoredFeatures, arrays: Sequence[str], *, allow: bool
+    difference: Difference, manifest: Manifest, failed: Mapping[int, str], *, allow: bool
 ) -> tuple[Difference, int]:
     """Leave failed images out of a difference, or refuse the update and name the images.
+
+    Parameters
+    ----------
+    difference : Difference
+    manifest : Manifest
+        The new one.
+    failed : mapping of int to str
+        Rows of the new manifest whose image could not be used, with the reason.
+    allow : bool
+        Leave them out.
 
     Returns
     -------
@@ -128,10 +138,9 @@ def without_failed(
     n_skipped : int
         Number of failed images that are left out.
     """
-    failed = cache.failed_rows(arrays)
     split = Split(train=difference.train, test=difference.test, n_unlabelled=0, n_unused=0, rule="")
     split, n_skipped = leave_out(
-        split, np.array(sorted(failed), dtype=np.int64), cache.manifest, allow=allow, reasons=failed
+        split, np.array(sorted(failed), dtype=np.int64), manifest, allow=allow, reasons=failed
     )
     added = np.intersect1d(difference.added, split.train) if n_skipped else difference.added
     return replace(difference, added=added, train=split.train, test=split.test), n_skipped

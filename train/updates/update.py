@@ -1,10 +1,12 @@
 """`train --update` and `--forget`: a run brought up to date by reading only the images that changed."""
 
 import os
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,6 @@ import numpy.typing as npt
 from toptune.costs.phases import Phases
 from toptune.errors import InputError
 from toptune.machine.devices import AUTO, check_device_name, settle_head_device
-from toptune.options import options_of
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
@@ -21,10 +22,11 @@ from toptune.store.files.provenance import provenance
 from toptune.store.joined.joined_features import members_of
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.chosen_rows import note_untested, rows_digest
+from toptune.train.rows.folds import Folds
 from toptune.train.rows.splits import Split
 from toptune.train.runs.record import ManifestIdentity, RunRecord, UpdateRecord
 from toptune.train.runs.run import Run
-from toptune.train.runs.scoring import score
+from toptune.train.runs.scoring import Scored, score
 from toptune.train.runs.sources import open_sources
 from toptune.train.runs.writing import check_out, new_run_folder, write_run
 from toptune.train.updates.difference import Difference, find_difference, forgotten_ids, without_failed
@@ -74,58 +76,129 @@ class UpdateOptions:
             check_device_name(self.device, is_for_head=True)
 
 
-def update_run(
-    run: Run | str | os.PathLike[str],
+@dataclass(frozen=True, kw_only=True)
+class Updatable:
+    """A run with its sums, and the features before and after an update.
+
+    Attributes
+    ----------
+    old : Run
+    head : OwnHead
+        The head of the run.
+    saved : SavedSums
+    before, after : StoredFeatures
+        Both are open: rows that leave must be subtracted with the features with which they were added.
+    """
+
+    old: Run
+    head: "OwnHead"
+    saved: "SavedSums"
+    before: StoredFeatures
+    after: StoredFeatures
+
+    @classmethod
+    def of(
+        cls, old: Run, store: str | os.PathLike[str] | FeatureStore | None, dataset_version: int | None
+    ) -> "Updatable":
+        """Open what an update of a run needs; errors are those of `update_run`."""
+        head, saved = _saved_head(old)
+        before, after = _features(old, store, dataset_version)
+        return cls(old=old, head=head, saved=saved, before=before, after=after)
+
+    @property
+    def failed(self) -> dict[int, str]:
+        """Rows of the new manifest whose image could not be used, with the reason."""
+        return self.after.failed_rows([array.name for array in self.old.arrays])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Updated:
+    """An updated run that has no metrics yet.
+
+    Attributes
+    ----------
+    run : Run
+    after : StoredFeatures
+    folds : Folds or None
+    forgotten : sequence of str
+        Ids that may never come back.
+    seconds : float
+        Seconds of the update.
+    """
+
+    run: Run
+    after: StoredFeatures
+    folds: Folds | None
+    forgotten: Sequence[str]
+    seconds: float
+
+    def write(self, folder: Path, scored: Scored) -> None:
+        """Write the files of the run, whose metrics are known by now."""
+        write_run(self.run, folder, self.after.manifest, scored, folds=self.folds, forgotten=self.forgotten)
+
+
+def update_head_run(
+    old: Run,
     *,
     out: str | os.PathLike[str],
-    store: str | os.PathLike[str] | FeatureStore | None = None,
-    progress: Callable[[str], None] | None = None,
-    **arguments: Unpack[UpdateArguments],
+    store: str | os.PathLike[str] | FeatureStore | None,
+    options: UpdateOptions,
+    progress: Callable[[str], None] | None,
 ) -> Run:
-    """Bring a run up to date with its data set, and forget images; the old RUN folder stays as it is.
+    """Bring the run of one head up to date; see `toptune.train.update_run`."""
+    phases = Phases(progress)
+    path = check_out(out)
+    ready = Updatable.of(old, store, options.dataset_version)
+    updated = change_run(ready, options, failed=ready.failed, phases=phases, path=path)
+    new = updated.run
+    with phases("test"):
+        # The head has changed, so that all test images are scored again and not only the new ones.
+        scored = score(new, updated.after, new.test_rows)
+    metrics = (
+        scored.metrics
+        | scored.tables.files
+        | {
+            "n_train": len(new.train_rows),
+            "n_test": len(new.test_rows),
+            "n_skipped": new.record.split.n_skipped,
+            "seconds": phases.seconds | {"total": phases.elapsed},
+            "costs": phases.costs(),
+        }
+    )
+    new = replace(new, metrics=json_ready(metrics))
+    phases.notify("write")
+    with new_run_folder(path) as folder:
+        replace(updated, run=new).write(folder, scored)
+    return new
 
-    New images and classes are added to the sums that the training kept. Images that left the data set, or
-    that are to be forgotten, are subtracted; relabeled images are subtracted and added. Only the features of
-    these images are read, and the features of the test images, which are scored again. Centers, width,
-    penalty, temperature and preprocessing stay, and scores equal the scores of a new training with the same
-    values. If the image of a center is gone, the center leaves the head with its coefficients.
+
+def change_run(
+    ready: Updatable, options: UpdateOptions, *, failed: Mapping[int, str], phases: Phases, path: Path
+) -> Updated:
+    """Add and subtract the rows that changed.
 
     Parameters
     ----------
-    run : Run or path
-        A run of head ``falkon`` (solver ``direct``) or ``ridge``, without class weights.
-    out : path
-        RUN folder to make.
-    store : path or FeatureStore, optional
-        Where the features are; by default the store that the run was trained from.
-    progress : callable, optional
-        Called with a line about each phase, just before it begins.
-    **arguments
-        The fields of `UpdateOptions`.
+    ready : Updatable
+    options : UpdateOptions
+    failed : mapping of int to str
+        Rows of the new manifest that cannot be used, with the reason.
+    phases : Phases
+    path : Path
+        Folder that the updated run will have.
 
     Raises
     ------
     InputError
-        If nothing changed, an id is no image of the run, an option is unknown, or the run cannot be
-        updated.
-    StoreError
-        If the store does not hold the features.
+        If nothing changed, an id is no image of the run, or an image failed and may not be left out.
     """
-    options = options_of(UpdateOptions, arguments, call="update_run")
-    phases = Phases(progress)
-    path = check_out(out)
-    old = run if isinstance(run, Run) else Run.load(run)
-    head, saved = _saved_head(old)
-    # Both states are opened: rows that leave must be subtracted with the features with which they were
-    # added.
-    before, after = _features(old, store, options.dataset_version)
+    clock = time.perf_counter()
+    old, before, after = ready.old, ready.before, ready.after
     phases.notify("compare")
     # An image that was forgotten on request stays forgotten, although the data set may still hold it.
     earlier = forgotten_ids(old)
     found = find_difference(old, before, after, forget=options.forget, forgotten=earlier)
-    difference, n_skipped = without_failed(
-        found, after, [array.name for array in old.arrays], allow=options.allow_failed
-    )
+    difference, n_skipped = without_failed(found, after.manifest, failed, allow=options.allow_failed)
     # An id without a training row may be forgotten too; the new run then records that it must not come
     # back.
     if not len(difference.added) and not len(difference.removed) and not options.forget:
@@ -138,49 +211,39 @@ def update_run(
     device = settle_head_device(options.device)
     with phases("update"):
         folds = find_fold_change(
-            old, before.manifest, after.manifest, difference, n_folds=len(saved.sums.validated().gram)
+            old,
+            before.manifest,
+            after.manifest,
+            difference,
+            n_folds=len(ready.saved.sums.validated().gram),
         )
         updated = _changed_head(
-            old, head, saved, difference, folds, before=before, after=after, device=device
+            old, ready.head, ready.saved, difference, folds, before=before, after=after, device=device
         )
     # Images of the run keep their side of the split. A test image that began to train would make the test
     # of the updated run dishonest.
     split, notes = _known_rows(difference, updated, after.manifest)
     notes += folds.notes
+    record = replace(
+        _updated_record(old, updated, difference, split, after, n_skipped=n_skipped, notes=notes),
+        folds=folds.record,
+    )
     new = Run(
         folder=path,
-        record=replace(
-            _updated_record(old, updated, difference, split, after, n_skipped=n_skipped, notes=notes),
-            folds=folds.record,
-        ),
+        record=record,
         metrics={},
         head=updated,
         preprocessing=old.preprocessing,
         train_rows=split.train,
         test_rows=split.test,
     )
-    with phases("test"):
-        # The head has changed, so that all test images are scored again and not only the new ones.
-        scored = score(new, after, split.test)
-    metrics = (
-        scored.metrics
-        | scored.tables.files
-        | {
-            "n_train": len(split.train),
-            "n_test": len(split.test),
-            "n_skipped": n_skipped,
-            "seconds": phases.seconds | {"total": phases.elapsed},
-            "costs": phases.costs(),
-        }
+    return Updated(
+        run=new,
+        after=after,
+        folds=folds.folds,
+        forgotten=sorted({*earlier, *options.forget}),
+        seconds=time.perf_counter() - clock,
     )
-    new = replace(new, metrics=json_ready(metrics))
-    phases.notify("write")
-    with new_run_folder(path) as folder:
-        write_run(
-            new, folder, after.manifest, scored, folds=folds.folds,
-            forgotten=sorted({*earlier, *options.forget}),
-        )  # fmt: skip
-    return new
 
 
 def _features(

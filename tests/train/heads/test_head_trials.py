@@ -151,6 +151,7 @@ def test_what_auto_chose_can_be_updated(
     run = train(store, out=tmp_path / "run", head="auto", **OPTIONS)
     gone = cache.manifest.ids[int(run.train_rows[0])]
     updated = update_run(tmp_path / "run", out=tmp_path / "updated", store=store, forget=[gone])
+    assert isinstance(updated, Run)
     assert updated.head.name == "ridge"
     assert updated.metrics["n_train"] == run.metrics["n_train"] - 1
     assert updated.config["auto"] is None

@@ -216,7 +216,7 @@ def test_images_are_forgotten_with_the_centers_on_them(head: str, build: Build, 
     assert not {cache.manifest.ids[row] for row in second.train_rows} & set(goes)
     assert_equal_to_scratch(second, store)
     if indices is not None:
-        left = second.head.estimator  # type: ignore[attr-defined]
+        left = second.head.estimator
         n_gone = len({ids[row] for row in indices} & set(goes))
         assert len(left.centers_) == len(indices) - n_gone
         X = preprocessed(second, cache, second.train_rows)
@@ -482,4 +482,4 @@ def test_a_run_that_was_relabeled_loads_and_keeps_its_labels(build: Build, tmp_p
 
 def test_a_misspelled_keyword_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"update_run has no option 'forgot'; did you mean 'forget'\?"):
-        update_run(tmp_path / "run", out=tmp_path / "new", forgot=["a"])  # type: ignore[call-arg]
+        update_run(tmp_path / "run", out=tmp_path / "new", forgot=["a"])  # type: ignore[call-overload]
