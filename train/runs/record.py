@@ -322,6 +322,12 @@ class RunRecord:
         return self.kind == LATE
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """The backbones that were asked for, spelled as the caller did; one of a run of one backbone."""
+        several = self.options.get("models")
+        return tuple(map(str, several)) if isinstance(several, list | tuple) else (self.model,)
+
+    @property
     def is_imported(self) -> bool:
         """Whether features of a backbone were imported, so that no extraction repeats them."""
         return any(source.is_imported for source in self.all_sources)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from toptune.extract.images.decode import NEW_FEATURES
 from toptune.options import flat_options
 from toptune.store.files.json_values import json_text
-from toptune.train.runs.options import TrainOptions
+from toptune.train.runs.options import OTHER_MODELS, TrainOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.report.runs import ReportedRun
 
@@ -28,17 +28,26 @@ def command_of(run: ReportedRun) -> str:
         return shlex.join([*store, "--update", update.run, *forget, *out]) + note
     if record.relabelled is not None:
         return "# an earlier toptune made this run by train --relabel; no command repeats it"
-    about = ["--dataset", run.dataset, "--model", record.model]
+    about = ["--dataset", run.dataset, *(word for model in record.models for word in ("--model", model))]
     if run.is_finetuned:
         words = ["toptune", "finetune", record.data or "DATA", *about[2:]]
         return shlex.join([*words, *flags_of(run.options, FINETUNE_DEFAULTS), *out])
     if (dataset_version := record.dataset_version or 1) != 1:
         about += ["--dataset-version", str(dataset_version)]
-    return shlex.join([*store, *about, *flags_of(run.options, TRAIN_DEFAULTS), *out])
+    options = {name: value for name, value in run.options.items() if name != "models"}
+    if isinstance(layers := options.get("layers"), Mapping):
+        # The layers of each model are given one by one; a star stands for the other models.
+        del options["layers"]
+        for model, of_model in layers.items():
+            names = ",".join(of_model) if isinstance(of_model, list) else str(of_model or "last")
+            about += ["--layers", names if model == OTHER_MODELS else f"{model}={names}"]
+    return shlex.join([*store, *about, *flags_of(options, TRAIN_DEFAULTS), *out])
 
 
 def extraction_of(run: ReportedRun, data: str | None) -> str | None:
-    """Return the command that stores the features of a run; None if the features were imported or not needed.
+    """Return the command that stores the features of a run, one for each of several backbones.
+
+    None if the features of all were imported, or none are needed.
 
     Parameters
     ----------
@@ -46,11 +55,17 @@ def extraction_of(run: ReportedRun, data: str | None) -> str | None:
     data : str, optional
         Place of the images; by default the command says ``DATA``.
     """
-    backbone = run.record.backbone
-    if run.is_finetuned or not backbone or run.record.is_imported:
-        return None
+    sources = [each for each in run.record.all_sources if each.backbone and not each.is_imported]
+    commands = [_extraction_of(run, each.model, each.backbone, data) for each in sources]
+    return " && ".join(commands) or None
+
+
+def _extraction_of(run: ReportedRun, model: str, backbone: Mapping[str, object], data: str | None) -> str:
     options = {name: value for name, value in backbone.items() if name not in ("name", "compiled", "fold")}
-    layers = run.options.get("layers") or "last"
+    layers = run.options.get("layers")
+    if isinstance(layers, Mapping):
+        layers = layers.get(model, layers.get(OTHER_MODELS))
+    layers = layers or "last"
     words = ["toptune", "extract", data or "DATA", "--model", str(backbone["name"])]
     words += ["--store", run.record.store or "STORE", "--dataset", run.dataset]
     words += ["--layers", "last" if layers == "last" else "all", *flags_of(options, {"decode": NEW_FEATURES})]

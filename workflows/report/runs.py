@@ -47,8 +47,8 @@ class ReportedRun:
 
     @cached_property
     def model(self) -> str:
-        """Name of the backbone, without its folder and without the digest of its features."""
-        return plain_model_name(self.record.model).split("@")[0]
+        """Name of the backbone, or names of several, without folders and without digests of features."""
+        return " + ".join(plain_model_name(model).split("@")[0] for model in self.record.models)
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -170,7 +170,8 @@ def read_run(folder: Path) -> ReportedRun:
 def _fault(record: RunRecord, metrics: RunMetrics) -> str | None:
     """Say what is wrong with the records of a run, or None."""
     try:
-        plain_model_name(record.model)
+        for model in record.models:
+            plain_model_name(model)
     except InputError as error:
         return f"run.json names no model ({error})"
     if type(record.options.get("seed")) is not int:

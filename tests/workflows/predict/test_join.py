@@ -1,6 +1,7 @@
 """Several backbones in one head: trained from their stores, and used on images that are decoded once."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,14 @@ import torch
 from selecting_ridge import heads_that_select
 from shapes import MODEL, save_shapes
 
+from toptune.cli import toptune
 from toptune.extract import decode_image, extract
 from toptune.extract.images import decode
 from toptune.store import ArrayBlocks, FeatureStore, InputError, StoreNotFoundError, import_features
 from toptune.train import Run, evaluate_run, train, update_run
 from toptune.workflows import Classifier, evaluate
+from toptune.workflows.report.command_lines import command_of, extraction_of
+from toptune.workflows.report.runs import read_run
 
 VIT = "random:test_vit"
 MODELS = [MODEL, VIT]
@@ -86,6 +90,14 @@ def test_the_record_describes_each_backbone(folder: Path) -> None:
     assert [each["recipe"]["precision"] for each in config["sources"]] == ["fp32", "bf16"]
     assert (config["options"]["models"], config["options"]["fusion"]) == (MODELS, "join")
     assert [step["name"] for step in config["preprocessing"]["steps"]] == ["standardise", "balance"]
+    reported = read_run(folder / "run")
+    assert reported.model == f"{MODEL} + {VIT}"
+    words = shlex.split(command_of(reported))
+    asked = toptune.commands["train"].make_context("train", words[2:]).params
+    assert (list(asked["models"]), asked["fusion"]) == (MODELS, "join")
+    assert asked["layers"] == {MODEL: "layer3,last"}
+    extractions = str(extraction_of(reported, "photos")).split(" && ")
+    assert [shlex.split(each)[4] for each in extractions] == MODELS
     costs = Run.load(folder / "run").metrics["costs"]
     alone = [
         train(
