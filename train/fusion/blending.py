@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -108,6 +109,8 @@ def blend(
     with phases("weigh"):
         training = Training.labeled(train_labels, folds, class_weight=class_weight)
         new, kept = fused_run(path, members, training)
+    fusion = replace(new.fusion, runs=tuple(str(run.folder) for run in opened))
+    new = replace(new, record=replace(new.record, fusion=fusion))
     manifest = kept[0].features.manifest
     with phases("test"):
         scored = score_together_with(new, kept, manifest, new.test_rows, labels)

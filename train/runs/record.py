@@ -214,6 +214,8 @@ class FusionRecord:
         weights, and the standard error of the difference.
     dropped : tuple of str
         Models whose heads were trained, weigh nothing and are no part of the run.
+    runs : tuple of str
+        Of a run that `toptune.train.blend` made, the runs that it was made of.
     """
 
     members: tuple[MemberRecord, ...]
@@ -222,6 +224,7 @@ class FusionRecord:
     gain: float | None = None
     standard_error: float | None = None
     dropped: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
     others: JsonObject = field(default_factory=dict)
 
 

@@ -28,6 +28,8 @@ def command_of(run: ReportedRun) -> str:
         return shlex.join([*store, "--update", update.run, *forget, *out]) + note
     if record.relabelled is not None:
         return "# an earlier toptune made this run by train --relabel; no command repeats it"
+    if record.fusion is not None and record.fusion.runs:
+        return shlex.join(["toptune", "blend", *record.fusion.runs, *out])
     about = ["--dataset", run.dataset, *(word for model in record.models for word in ("--model", model))]
     if run.is_finetuned:
         words = ["toptune", "finetune", record.data or "DATA", *about[2:]]

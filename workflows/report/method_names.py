@@ -4,10 +4,13 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 
+from toptune.train.runs.record import JOIN, LATE
 from toptune.workflows.report.runs import ReportedRun
 
 FINE_TUNING = "fine-tuning"
 _SIZE = "size"
+# How several backbones share a run, in the name of its method.
+_FUSIONS = {LATE: "late fusion", JOIN: "joined features"}
 # These options change where and how fast something is computed, but not the result.
 _OF_NO_EFFECT = frozenset(
     {"seed", "device", "memory_limit", "workers", "cache_memory_bytes", "allow_failed", "max_failures"}
@@ -21,7 +24,8 @@ _OF_BACKBONE = frozenset({"weights", "img_size", "model_kwargs"})
 
 def identity_of(run: ReportedRun) -> dict[str, object]:
     """Give the options that decide the outcome of a run besides data set, backbone and seed."""
-    left_out = _OF_NO_EFFECT | {"shots", "train_size"}
+    # The models stand in a column of their own, and the way that they share a run is part of the method.
+    left_out = _OF_NO_EFFECT | {"shots", "train_size", "models", "fusion"}
     options = {name: value for name, value in run.options.items() if name not in left_out}
     if not run.is_finetuned:
         # None and `last` mean the same layers and must not make two settings.
@@ -69,7 +73,11 @@ def spelt(value: object) -> str:
 
 
 def _base(run: ReportedRun) -> str:
-    return FINE_TUNING if run.is_finetuned else str(run.options.get("head", "head"))
+    if run.is_finetuned:
+        return FINE_TUNING
+    shared = _FUSIONS.get(run.record.kind or "")
+    head = str(run.options.get("head", "head"))
+    return head if shared is None else f"{head}, {shared}"
 
 
 def _size(run: ReportedRun) -> str:
