@@ -59,6 +59,7 @@ def test_neighbors_are_the_same_on_a_device(gpu: str) -> None:
 
     def found(device: str) -> list[list[int]]:
         read = nearest_neighbors(lambda some: ArrayBlocks(values[some]), plan, device=torch.device(device))
-        return read.rows.tolist()
+        rows: list[list[int]] = read.rows.tolist()
+        return rows
 
     assert found(gpu) == found("cpu")
