@@ -130,6 +130,11 @@ def parse_places(_context: click.Context, _option: click.Parameter, value: Seque
     return places
 
 
+def parse_moved(_context: click.Context, _option: click.Parameter, value: Sequence[str]) -> list[str] | None:
+    """Give the places of backbones that have moved; None where none was given."""
+    return list(value) or None
+
+
 def parse_layers(
     _context: click.Context, _option: click.Parameter, value: Sequence[str]
 ) -> str | dict[str, str] | None:

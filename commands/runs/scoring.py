@@ -11,18 +11,39 @@ from toptune.commands.options.common import (
     MAX_FAILURES,
     OWN_COLUMNS,
     SPREADSHEET_SAFE,
+    Decorator,
     RunFolder,
     together,
 )
 from toptune.commands.options.help import Choice, Command, examples
-from toptune.commands.options.parsing import ExistingPath, parse_places
+from toptune.commands.options.parsing import ExistingPath, parse_moved, parse_places
 from toptune.commands.options.printing import echo, report_failures, show
 
 RUN = click.argument("run", type=RunFolder())
-MOVED = together(
-    click.option("--model", help="Where the backbone is now, if it has moved (local-dir:FOLDER)."),
-    click.option("--weights", type=click.Path(), help="Where the checkpoint is now, if it has moved."),
-)
+
+
+def _moved(*, when: str = "") -> Decorator:
+    """Return the options that say where backbones are now; `when` begins their help."""
+    begin = f"{when}, where" if when else "Where"
+    several = "NAME=PLACE for each of several that are joined"
+    return together(
+        click.option(
+            "--model",
+            multiple=True,
+            callback=parse_moved,
+            help=f"{begin} the backbone is now, if it has moved (local-dir:FOLDER); {several}.",
+        ),
+        click.option(
+            "--weights",
+            multiple=True,
+            callback=parse_moved,
+            type=click.Path(),
+            help=f"{begin} the checkpoint is now, if it has moved; {several}.",
+        ),
+    )
+
+
+MOVED = _moved()
 
 
 @click.command(cls=Command)
@@ -36,10 +57,7 @@ MOVED = together(
 )
 @click.option("--data", help="Images with labels to score, read without a store.")
 @OWN_COLUMNS
-@click.option("--model", help="With --data, where the backbone is now, if it has moved (local-dir:FOLDER).")
-@click.option(
-    "--weights", type=click.Path(), help="With --data, where the checkpoint is now, if it has moved."
-)
+@_moved(when="With --data")
 @click.option(
     "--out",
     type=click.Path(),

@@ -30,6 +30,7 @@ from toptune.workflows.deploy.network import ExportedNetwork, heads_of, trace
 from toptune.workflows.deploy.network_inputs import network_inputs
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
+from toptune.workflows.predict.moved import Place
 
 # File and run compute the backbone by different kernels, so that features differ in their last bits before
 # they are rounded to the stored type.
@@ -90,8 +91,8 @@ def export(
     normalize: bool = False,
     head_dtype: str = "float64",
     tolerance: float = TOLERANCE,
-    model: str | None = None,
-    weights: str | Path | None = None,
+    model: Place | None = None,
+    weights: Place | None = None,
 ) -> ExportReport:
     """Write a run with its backbone as one file, compare the file with the run, and add a model card.
 

@@ -23,6 +23,7 @@ from toptune.train.runs.run import read_table
 from toptune.train.runs.writing import check_out, new_run_folder, write_metrics
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.images import ChosenImages
+from toptune.workflows.predict.moved import Place
 
 # A message names this many of the images that failed; the result has all of them.
 SHOWN = 3
@@ -38,8 +39,8 @@ class EvaluateArguments(TypedDict, total=False):
     path_column: str | None
     label_column: str | None
     device: str
-    model: str | None
-    weights: str | Path | None
+    model: Place | None
+    weights: Place | None
     out: str | Path | None
 
 
@@ -81,8 +82,8 @@ class EvaluateOptions:
     path_column: str | None = None
     label_column: str | None = None
     device: str = AUTO
-    model: str | None = None
-    weights: str | Path | None = None
+    model: Place | None = None
+    weights: Place | None = None
     out: str | Path | None = None
 
     def __post_init__(self) -> None:
@@ -165,8 +166,8 @@ def evaluate_images(
     path_column: str | None = None,
     label_column: str | None = None,
     device: str = AUTO,
-    model: str | None = None,
-    weights: str | Path | None = None,
+    model: Place | None = None,
+    weights: Place | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Score a run on labeled images, batch by batch through the backbone.
@@ -223,8 +224,8 @@ def _score_images(
     path_column: str | None,
     label_column: str | None,
     device: str,
-    model: str | None,
-    weights: str | Path | None,
+    model: Place | None,
+    weights: Place | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, Any], ClassTables]:
     """Do what `evaluate_images` does, and return the tables of the classes beside the metrics."""

@@ -18,7 +18,9 @@ from toptune.extract import decode_image, extract
 from toptune.extract.images import decode
 from toptune.store import ArrayBlocks, FeatureStore, InputError, StoreNotFoundError, import_features
 from toptune.train import Run, evaluate_run, train, update_run
+from toptune.train.runs.sources import CacheIdentity, RunSource
 from toptune.workflows import Classifier, evaluate
+from toptune.workflows.predict.moved import moved_places
 from toptune.workflows.report.command_lines import command_of, extraction_of
 from toptune.workflows.report.runs import read_run
 
@@ -185,3 +187,23 @@ def test_imported_features_are_a_member_that_no_image_has(folder: Path, tmp_path
     assert evaluate_run(tmp_path / "run")["accuracy"] == pytest.approx(run.metrics["accuracy"])
     with pytest.raises(InputError, match="trained on imported features of 'mine'"):
         Classifier.load(tmp_path / "run")
+
+
+def test_moved_backbones_are_given_by_their_names() -> None:
+    first, second = (
+        RunSource(name=name, model=name, cache=CacheIdentity(name=name, digest=""), recipe={}, backbone={})
+        for name in ("a", "b=c")
+    )
+    assert moved_places(None, [first, second], option="model") == [None, None]
+    given = ["b=c=local-dir:/x", "a=local-dir:/y=z"]
+    assert moved_places(given, [first, second], option="model") == ["local-dir:/y=z", "local-dir:/x"]
+    # The one backbone that is left of several may be given with its name or without.
+    assert moved_places(["a=/x"], [first], option="model") == moved_places("/x", [first], option="model")
+    for wrong, message in [
+        (["/x"], "'/x' names no backbone of the run; give NAME=PLACE, with each of a, b=c at most once"),
+        (["a=/x", "a=/y"], "gives a a second place"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            moved_places(wrong, [first, second], option="model")
+    with pytest.raises(InputError, match="model is given 2 times, and the run has one backbone"):
+        moved_places(["/x", "/y"], [first], option="model")
