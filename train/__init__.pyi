@@ -30,6 +30,7 @@ from .layers.choices import (
 from .layers.search import search_layers as search_layers
 from .layers.stored_layers import choose_arrays as choose_arrays
 from .preprocessing.fitting import fit_preprocessing as fit_preprocessing
+from .preprocessing.layer_scaler import LayerScaler as LayerScaler
 from .preprocessing.preprocessing import (
     PreprocessedBlocks as PreprocessedBlocks,
     Preprocessing as Preprocessing,

@@ -113,13 +113,18 @@ def _balance(rows: FiniteRows, layer_dims: Layers, members: Sequence[str]) -> Ba
     return Balance(layer_dims=layer_dims, scale=scale[member])
 
 
+def fit_layer_scaling(rows: FiniteRows, layer_dims: Layers) -> Standardise:
+    """Fit the step ``standardise``: see `fit_preprocessing`, and `LayerScaler` for a transformer of it."""
+    statistics = moments(rows)
+    dims = np.asarray(layer_dims, dtype=np.float64)
+    weights = np.repeat(np.sqrt(dims.sum() / (len(dims) * dims)), layer_dims)
+    return Standardise(mean=statistics.mean, scale=statistics.inverse_deviation * weights)
+
+
 def _fit(step: StepSpec, rows: FiniteRows, layer_dims: Layers, memory_limit_bytes: int | None) -> Step:
     match step.name:
         case "standardise":
-            statistics = moments(rows)
-            dims = np.asarray(layer_dims, dtype=np.float64)
-            weights = np.repeat(np.sqrt(dims.sum() / (len(dims) * dims)), layer_dims)
-            return Standardise(mean=statistics.mean, scale=statistics.inverse_deviation * weights)
+            return fit_layer_scaling(rows, layer_dims)
         case "ternary":
             statistics = moments(rows)
             return Ternary(mean=statistics.mean, scale=statistics.inverse_deviation)

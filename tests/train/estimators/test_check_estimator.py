@@ -14,6 +14,7 @@ from toptune.train import (
     FalkonClassifier,
     FalkonLogisticClassifier,
     Head2ToeClassifier,
+    LayerScaler,
     NearestMeanClassifier,
     NearestNeighborClassifier,
     ShrinkageDiscriminantClassifier,
@@ -33,6 +34,7 @@ ESTIMATORS = [
     ShrinkageDiscriminantClassifier(),
     NearestMeanClassifier(),
     NearestNeighborClassifier(n_neighbors=[1, 3]),
+    LayerScaler(),
 ]
 
 

@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler, normalize
 
 from toptune.store import ArrayBlocks, CorruptError, InputError, NumericalError
-from toptune.train import PreprocessedBlocks, Preprocessing, fit_preprocessing
+from toptune.train import LayerScaler, PreprocessedBlocks, Preprocessing, fit_preprocessing
 from toptune.train.heads.kinds import default_preprocessing
 from toptune.train.preprocessing.spec import parse_preprocessing
 from toptune.train.preprocessing.steps import Balance
@@ -59,6 +59,25 @@ def test_standardize_is_that_of_scikit_learn_on_one_layer(values: Values) -> Non
 def test_standardized_layers_weigh_the_same_whatever_their_size(values: Values) -> None:
     totals = [part.var(axis=0).sum() for part in layers(fit("standardise", values).apply(values))]
     np.testing.assert_allclose(totals, [10 / 3] * 3, rtol=1e-5)
+
+
+def test_the_transformer_is_the_step(values: Values) -> None:
+    values[:, 2] = 0.1
+    scaler = LayerScaler(layer_dims=DIMS).fit(values)
+    scaled = scaler.transform(values)
+    np.testing.assert_array_equal(scaled.astype(np.float32), fit("standardise", values).apply(values))
+    np.testing.assert_allclose(scaler.inverse_transform(scaled), values, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dims", "message"),
+    [([], "at least 1"), ([5, 0, 5], "at least 1"), ([4, 4], "8 columns together, and X has 10")],
+)
+def test_the_transformer_refuses_layers_that_x_does_not_have(
+    values: Values, dims: list[int], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        LayerScaler(layer_dims=dims).fit(values)
 
 
 def test_l2_is_that_of_scikit_learn_layer_by_layer(values: Values) -> None:
