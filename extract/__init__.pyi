@@ -12,6 +12,7 @@ from .backbone.taps import (
     Tap as Tap,
     TapArray as TapArray,
 )
+from .backbone.upper_half import named_layers as named_layers
 from .extraction import (
     extract as extract,
     extract_models as extract_models,

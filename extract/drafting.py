@@ -14,6 +14,7 @@ from toptune.extract.backbone.backbone import Backbone, load_backbone
 from toptune.extract.backbone.folding import FOLDED
 from toptune.extract.backbone.spec import BackboneArguments, check_decode_device
 from toptune.extract.backbone.taps import TapArray
+from toptune.extract.backbone.upper_half import UPPER
 from toptune.extract.batch_size import default_batch_size, measure_batch_size
 from toptune.extract.deviation import (
     MAX_RELATIVE_ERROR,
@@ -33,8 +34,9 @@ from toptune.extract.planning import Draft
 from toptune.extract.request.request import ExtractRequest
 from toptune.machine.devices import HALF, resolve_device
 from toptune.options import flat_options
-from toptune.store.features.feature_cache import FeatureCache
+from toptune.store.features.feature_cache import CONTENT_ARRAY, FeatureCache
 from toptune.store.features.recipe import ROUTES
+from toptune.text import named
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +172,7 @@ def _look_around(request: ExtractRequest, backbone: Backbone, before: Sequence[D
         _find_cache(request, backbone, part) for part in request.family or (request.dataset,)
     )
     is_open = is_auto and backbone.recipe.precision != "fp32" and not is_begun
-    look = _look(request, backbone, is_open=is_open)
+    look = _look(request, backbone, before, is_open=is_open)
     if excess := find_drawn_excess(look.drawn, backbone.recipe.arithmetic):
         logger.warning(
             "%s: precision auto takes fp32: %s; --precision %s takes %s all the same, and is refused "
@@ -180,7 +182,7 @@ def _look_around(request: ExtractRequest, backbone: Backbone, before: Sequence[D
             *[backbone.recipe.precision] * 2,
             MAX_RELATIVE_ERROR,
         )
-        look = _look(request, _load(request, precision="fp32", decode=backbone.options.decode))
+        look = _look(request, _load(request, precision="fp32", decode=backbone.options.decode), before)
     arithmetic, route = look.backbone.recipe.arithmetic, look.backbone.options.decode
     # The choice of `auto` is the model's, and not that of a data set: a run could not score the features of
     # another data set of the same model. A data set that is served worse is told and recorded.
@@ -193,9 +195,11 @@ def _look_around(request: ExtractRequest, backbone: Backbone, before: Sequence[D
     return look
 
 
-def _look(request: ExtractRequest, backbone: Backbone, *, is_open: bool = False) -> _Look:
-    arrays = backbone.resolve(request.options.layers, request.options.pooling)
+def _look(
+    request: ExtractRequest, backbone: Backbone, before: Sequence[Draft], *, is_open: bool = False
+) -> _Look:
     cache = _find_cache(request, backbone)
+    arrays = _arrays(request, backbone, before)
     stored = _stored_types(request, cache)
     _refuse_conflicts(request, cache, arrays, stored)
     new = [array for array in arrays if array.name not in stored]
@@ -255,6 +259,37 @@ def _load(request: ExtractRequest, **changes: Unpack[BackboneArguments]) -> Back
     """Load a request's backbone, with some of the options changed."""
     given = {**flat_options(request.options.backbone), **changes}
     return load_backbone(request.name.given, device=request.options.device, **given)
+
+
+def _arrays(request: ExtractRequest, backbone: Backbone, before: Sequence[Draft]) -> list[TapArray]:
+    """Return the arrays that are asked for; without layers those that the features were begun with.
+
+    An extraction by the defaults of an older version is neither repeated nor widened by the default of this
+    one, and a version of a data set has in all of its parts what the versions before it have.
+    """
+    layers, pooling = request.options.layers, request.options.pooling
+    if layers is not None or pooling is not None:
+        return backbone.resolve(UPPER if layers is None else layers, pooling)
+    caches = [_find_cache(request, backbone, part) for part in request.family or (request.dataset,)]
+    # Another job of an array may be making its arrays at this moment. The first unit is committed after all.
+    held = [each for each in caches if each is not None and each.count_entries(CONTENT_ARRAY)]
+    begun = {spec.name for cache in held for spec in cache.arrays()}
+    begun |= {array.name for each in before for array in each.arrays}
+    upper = backbone.resolve(UPPER)
+    if not begun or begun == {array.name for array in upper}:
+        return upper
+    absent = [array.name for array in upper if array.name not in begun]
+    if absent and not before:
+        logger.warning(
+            "%s: the features of %s were begun with %s, and stay so; --layers %s, the default of new "
+            "features, adds %s",
+            request.name.given,
+            request.dataset,
+            named(sorted(begun), most=3),
+            UPPER,
+            named(absent, most=3),
+        )
+    return backbone.arrays(sorted(begun))
 
 
 def _stored_types(request: ExtractRequest, cache: FeatureCache | None) -> dict[str, str]:

@@ -75,7 +75,7 @@ def plan_demo() -> list[Step]:
     for target in TARGETS:
         for model, run in ((MODEL, target), (f"random:{MODEL}", f"{target}-untrained")):
             common = {"model": model, "store": "store"}
-            steps.append(Step("extract", target, common | {"layers": "all"}))
+            steps.append(Step("extract", target, common))
             trained = {"test-fraction": str(TEST_FRACTION), "out": f"runs/{run}"}
             steps.append(Step("train", target, common | trained))
     return steps

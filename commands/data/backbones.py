@@ -36,11 +36,22 @@ def models(pattern: str, as_json: bool) -> None:
 def layers(model: str, as_json: bool, **options: Any) -> None:
     """List the layers of MODEL that can be stored.
 
-    Each layer is shown with its shape, its poolings and its bytes per image.
+    Each layer is shown with its shape, its poolings and its bytes per image, and below, what --layers last,
+    upper (the default of extract) and all store.
     """
-    from toptune.extract import list_taps
+    from toptune.extract import list_taps, named_layers
     from toptune.text import printed_records
 
     taps = list_taps(model, **options)
     rows = [tap.to_dict() for tap in taps]
-    show(as_json, {"model": model, "layers": rows}, printed_records(rows))
+    choices = [
+        {
+            "--layers": name,
+            "columns": sum(array.dim for array in arrays),
+            "bytes_per_image": sum(2 * array.dim for array in arrays),
+            "arrays": [array.name for array in arrays],
+        }
+        for name, arrays in named_layers(taps).items()
+    ]
+    text = f"{printed_records(rows)}\n\n{printed_records(choices)}"
+    show(as_json, {"model": model, "layers": rows, "choices": choices}, text)

@@ -45,13 +45,13 @@ from toptune.machine.devices import AUTO
 @OWN_COLUMNS
 @click.option(
     "--layers",
-    default="last",
-    show_default=True,
-    help="Layers to store: last, all, a number of last blocks, -1,-2, or module paths and globs.",
+    help="Layers to store: upper (four blocks of the upper half, and last), last, all, a number of last "
+    "blocks, -1,-2, or module paths and globs; by default upper, or those that the features were begun with.",
 )
 @click.option(
     "--pooling",
-    help="Pooling: mean, max, cls, gridG, targetT or flatten; by default the one of the model's family.",
+    help="Pooling: mean, max, cls, gridG, targetT or flatten; by default the one of the model's family, and "
+    "those of upper.",
 )
 @WEIGHTS
 @click.option(

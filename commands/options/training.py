@@ -49,7 +49,7 @@ MODELS = together(
         "probabilities, join trains one head on the columns of all.",
     ),
 )
-_LAYERS = "Layers to use: auto (chosen by cross-validation), all, or names and globs; by default last."
+_LAYERS = "Layers to use: all (the default), auto (chosen by cross-validation), or names and globs."
 PREPROCESS = click.option(
     "--preprocess",
     metavar="STEPS",

@@ -42,9 +42,7 @@ def store_copy(source: str, target: str, as_json: bool, **options: Any) -> None:
 @STORE
 @DATASET
 @MODEL
-@click.option(
-    "--layers", help="Layers to write: all, or stored layers and globs, with commas; by default last."
-)
+@click.option("--layers", help="Layers to write: stored layers and globs, with commas; by default all.")
 @POOLING
 @click.option("--split", help="Write only rows of this split.")
 @click.option(
@@ -124,10 +122,5 @@ def store_import(files: tuple[str, ...], root: str, as_json: bool, **options: An
 
     with work_progress("importing") as progress:
         cache = import_files(files, root, progress=progress, **options)
-    # One layer is what train takes by default.
-    layers = " --layers all" if len({spec.name.rpartition(".")[0] for spec in cache.arrays()}) > 1 else ""
-    text = (
-        f"{cache.n_rows} rows in {cache.path}; "
-        f"train with --dataset {cache.dataset} --model {cache.model}{layers}"
-    )
+    text = f"{cache.n_rows} rows in {cache.path}; train with --dataset {cache.dataset} --model {cache.model}"
     show(as_json, describe(FeatureStore.open(root), cache), text)

@@ -22,6 +22,7 @@ from toptune.extract.backbone.model_name import parse_model_name
 from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec, check_transform
 from toptune.extract.backbone.taps import LAST, Tap, TapArray, select_names, tap_arrays
 from toptune.extract.backbone.transform import EvalTransform
+from toptune.extract.backbone.upper_half import UPPER, split_upper, upper_arrays, upper_blocks
 from toptune.extract.backbone.weights import weights_digest
 from toptune.extract.images.decode import AUTO, NEW_FEATURES, decoding
 from toptune.machine.device_memory import explained_out_of_memory
@@ -91,9 +92,11 @@ class Backbone:
         return self._inspect([*find_blocks(self.model).names, LAST])
 
     def resolve(
-        self, layers: str | int | Sequence[str | int] = LAST, pooling: str | Sequence[str] | None = None
+        self, layers: str | int | Sequence[str | int] = UPPER, pooling: str | Sequence[str] | None = None
     ) -> list[TapArray]:
         """Turn ``--layers`` and ``--pooling`` into arrays; see `select_names` for the language.
+
+        ``upper`` has poolings of its own (see `upper_arrays`) where no pooling is given.
 
         Raises
         ------
@@ -101,8 +104,20 @@ class Backbone:
             If a layer or pooling is unknown, they do not fit, or too many values would be left.
         """
         modules = [name for name, _ in self.model.named_modules() if name]
-        names = select_names(layers, indexed=find_blocks(self.model).names, modules=modules)
-        return tap_arrays(self._inspect(names), pooling)
+        indexed = find_blocks(self.model).names
+        others, has_upper = split_upper(layers)
+        names = select_names(others, indexed=indexed, modules=modules) if others else []
+        if not has_upper:
+            return tap_arrays(self._inspect(names), pooling)
+        upper = upper_blocks(indexed)
+        order = [*dict.fromkeys([*indexed, *modules, LAST])]
+        taps = self._inspect([name for name in order if name in {*names, *upper, LAST}])
+        if pooling is not None:
+            return tap_arrays(taps, pooling)
+        *blocks, last = self._inspect([*upper, LAST])
+        arrays = [*tap_arrays([tap for tap in taps if tap.name in names], None), *upper_arrays(blocks, last)]
+        unique = {array.name: array for array in arrays}
+        return sorted(unique.values(), key=lambda array: order.index(array.tap.name))
 
     def arrays(self, names: Sequence[str]) -> list[TapArray]:
         """Find arrays by the names that the store has for them, ``<tap>.<pooling>``.

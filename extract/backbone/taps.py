@@ -245,7 +245,7 @@ def _items(layers: str | int | Sequence[str | int]) -> tuple[list[str], bool]:
     is_list = not isinstance(layers, str) or (len(items) > 1 and items[-1] == "")
     items = [item for item in items if item]
     if not items:
-        raise InputError("no layers are named; give last, all, a number, or module paths")
+        raise InputError("no layers are named; give upper, last, all, a number, or module paths")
     return items, is_list
 
 

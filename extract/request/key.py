@@ -24,7 +24,7 @@ def request_key(
     name: ModelName,
     spec: BackboneSpec,
     *,
-    layers: str | int | Sequence[str | int],
+    layers: str | int | Sequence[str | int] | None,
     pooling: str | Sequence[str] | None,
     device: str,
     max_pixels: int,
@@ -63,7 +63,7 @@ def request_key(
         "model": name.given,
         "files": signature,
         "weights": files,
-        "layers": layers if isinstance(layers, str | int) else list(layers),
+        "layers": layers if layers is None or isinstance(layers, str | int) else list(layers),
         "pooling": pooling if pooling is None or isinstance(pooling, str) else list(pooling),
         "precision": spec.precision,
         # Features do not depend on the device by their recipe; only the meaning of `auto` does.

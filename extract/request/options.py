@@ -30,7 +30,7 @@ class ExtractArguments(BackboneArguments, total=False):
     split: str | None
     path_column: str | None
     label_column: str | None
-    layers: str | int | Sequence[str | int]
+    layers: str | int | Sequence[str | int] | None
     pooling: str | Sequence[str] | None
     batch_size: int | str | None
     workers: int | None
@@ -70,9 +70,10 @@ class ExtractOptions:
         Columns of a manifest or table that hold the paths of the images and their labels; by default told by
         their names.
     layers : str, int or sequence of them
-        Which layers are stored: ``last`` (the default), the output of the network; ``all``, every block and
-        ``last``; a number n for the last n blocks; a list of blocks such as ``-1,-2``; or module paths and
-        globs. See `select_names`.
+        Which layers are stored: ``upper``, four blocks of the upper half and ``last``, with the poolings of
+        `upper_arrays`; ``last``, the output of the network; ``all``, every block and ``last``; a number n for
+        the last n blocks; a list of blocks such as ``-1,-2``; or module paths and globs. See `select_names`.
+        By default those that the features of the data set were begun with, and ``upper`` for new features.
     pooling : str or sequence of str, optional
         ``mean``, ``max``, ``cls``, ``gridG``, ``targetT`` or ``flatten``; each family's own by default.
     batch_size : int or "auto", optional
@@ -140,7 +141,7 @@ class ExtractOptions:
     split: str | None = None
     path_column: str | None = None
     label_column: str | None = None
-    layers: str | int | Sequence[str | int] = "last"
+    layers: str | int | Sequence[str | int] | None = None
     pooling: str | Sequence[str] | None = None
     batch_size: int | str | None = None
     workers: int | None = None

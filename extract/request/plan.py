@@ -10,7 +10,7 @@ from toptune.extract.images.remarks import Remark
 from toptune.machine.memory import shown_bytes
 from toptune.store.datasets.manifest import ManifestContents
 from toptune.store.datasets.registration import Difference
-from toptune.text import counted
+from toptune.text import counted, named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +252,8 @@ class ExtractSummary:
                 f"the {counted(self.units_total, 'unit')} of this share" if self.units_of_others
                 else counted(self.rows, "image")
             )  # fmt: skip
-            return "\n".join([f"nothing to do: {what} stored in {self.cache}", *self._failed()])
+            layers = f"layers: {named([array.name for array in self.arrays], most=4)}"
+            return "\n".join([f"nothing to do: {what} stored in {self.cache}", layers, *self._failed()])
         lines = [
             f"{counted(self.rows, 'image')}, {self.units_done} of "
             f"{counted(self.units_total, 'unit')} computed"

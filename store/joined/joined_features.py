@@ -104,6 +104,14 @@ class JoinedFeatures:
         member, own = self._split(name)
         return replace(self.members[member].array(own), name=name)
 
+    def is_complete(self, names: Sequence[str] | None = None) -> bool:
+        """Whether every row is done in the named arrays (default: all) of each member."""
+        return all(
+            features.is_complete(None if names is None else own)
+            for member, features in self.members.items()
+            if (own := [each for of, each in map(self._split, names or ()) if of == member]) or names is None
+        )
+
     def failed_rows(self, names: Sequence[str] | None = None) -> dict[int, str]:
         """Return row to reason for images that a member could not use in the named arrays (default: all)."""
         found: dict[int, str] = {}

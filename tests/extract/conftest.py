@@ -43,7 +43,7 @@ def stored(model_folder: Path, tmp_path: Path) -> Callable[..., FeatureCache]:
 
     def run(data: Path, *, store: Path | None = None, **options: object) -> FeatureCache:
         root = store or tmp_path / "store"
-        defaults = {"model": f"local-dir:{model_folder}", "batch_size": 4, "workers": 2}
+        defaults = {"model": f"local-dir:{model_folder}", "batch_size": 4, "workers": 2, "layers": "last"}
         summary = extract(data, store=root, **(defaults | options))  # type: ignore[arg-type]
         return FeatureStore.open(root).cache(summary.model, summary.dataset)
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from toptune.store import (
     FeatureCache,
     FeatureStore,
     InputError,
+    InterruptedRunError,
     NumericalError,
     StoreError,
     verify,
@@ -76,7 +78,7 @@ def test_nothing_to_do_needs_no_torch(
     script = f"""
 import sys
 from toptune.extract import extract
-options = dict(model={f"local-dir:{model_folder}"!r}, store={str(tmp_path / "store")!r})
+options = dict(model={f"local-dir:{model_folder}"!r}, store={str(tmp_path / "store")!r}, layers="last")
 summary = extract({str(folder)!r}, **options)
 assert summary.nothing_to_do and "torch" not in sys.modules and "timm" not in sys.modules
 assert summary.rows == 6 and summary.units_done == 0 and str(summary).startswith("nothing to do")
@@ -107,6 +109,49 @@ def extract_again(stored: Stored, folder: Path) -> bool:
     cache = stored(folder)
     spec = dict(cache.backbone)
     return extract(folder, model=spec["name"], store=cache.root).nothing_to_do
+
+
+def test_new_features_hold_the_upper_layers(make_folder: Make, model_folder: Path, tmp_path: Path) -> None:
+    name = f"local-dir:{model_folder}"
+    summary = extract(make_folder(4), model=name, store=tmp_path / "store", batch_size=4)
+    upper = [array.name for array in load_backbone(name).resolve("upper")]
+    assert [array.name for array in summary.arrays] == upper
+    assert len(upper) > 3
+
+
+def test_features_stay_with_the_layers_that_they_were_begun_with(
+    make_folder: Make, stored: Stored, model_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_folder(4)
+    options: dict[str, Any] = {"model": f"local-dir:{model_folder}"}
+    cache = stored(folder, layers="blocks.0,last")
+    before = feature_bytes(cache)
+    again = extract(folder, store=cache.root, **options)
+    assert again.nothing_to_do
+    assert "layers: 'blocks.0.mean', 'last.none'" in str(again)
+    said = "were begun with 'blocks.0.mean', 'last.none', and stay so; --layers upper"
+    assert said in caplog.text
+    # The next version has the same layers in all of its parts.
+    make_folder(6)
+    grown = extract(folder, store=cache.root, update=True, **options)
+    assert [array.name for array in grown.arrays] == ["blocks.0.mean", "last.none"]
+    assert grown.plan is not None
+    assert grown.plan.rows_missing == 2
+    assert feature_bytes(cache) == before
+    added = extract(folder, store=cache.root, layers="upper", **options)
+    assert {array.name for array in added.arrays} >= {"blocks.4.mean", "last.none"}
+    assert extract(folder, store=cache.root, **options).nothing_to_do
+
+
+def test_arrays_without_any_unit_are_no_layers_that_features_were_begun_with(
+    make_folder: Make, model_folder: Path, tmp_path: Path
+) -> None:
+    # Another job that is about to begin has made some of its arrays, and perhaps not yet all.
+    folder = make_folder(4)
+    options: dict[str, Any] = {"model": f"local-dir:{model_folder}", "store": tmp_path / "store"}
+    with pytest.raises(InterruptedRunError):
+        extract(folder, layers="last", stop=lambda: 0.0, **options)
+    assert len(extract(folder, **options).arrays) > 3
 
 
 def test_another_checkpoint_in_the_same_place_is_noticed(

@@ -9,6 +9,7 @@ from toptune.options import choices
 from toptune.store.arrays.spec import ArraySpec
 
 LAST = "last"
+ALL = "all"
 # A value of `layers` that stands for the layers that a search on the training rows chooses.
 AUTO = "auto"
 # First words of the names of modules before and after a backbone's blocks.
@@ -26,9 +27,8 @@ def choose_arrays(
     stored : sequence of ArraySpec
         Feature arrays of the cache.
     layers : str, sequence of str or None
-        ``"last"``, ``"all"``, or names of arrays, names of taps, or globs over either, with commas or as a
-        list. None means ``"last"``, or the only layer of features that have one layer of another name, such
-        as imported ones.
+        ``"all"`` (as None), ``"last"``, or names of arrays, names of taps, or globs over either, with commas
+        or as a list.
     pooling : str, optional
         Which pooling to take where a tap is stored with several. Without a pooling, ``"all"`` means every
         array.
@@ -44,9 +44,7 @@ def choose_arrays(
         If a name matches no array, or a tap has several poolings and none is chosen; the message lists what
         is stored.
     """
-    taps = {tap_of(spec) for spec in stored}
-    usual = next(iter(taps)) if len(taps) == 1 else LAST
-    words = [usual] if layers is None else layers.split(",") if isinstance(layers, str) else list(layers)
+    words = [ALL] if layers is None else layers.split(",") if isinstance(layers, str) else list(layers)
     words = [word.strip() for word in words if word.strip()]
     if not words:
         raise InputError(f"layers is {layers!r}; name at least one of {_listed(stored)}", option="layers")
@@ -68,14 +66,14 @@ def choose_arrays(
 def _matching(stored: Sequence[ArraySpec], word: str, pooling: str | None) -> list[ArraySpec]:
     if not stored:
         raise InputError("the store holds no layers of this model; add some with toptune extract --layers")
-    if word == "all" and pooling is None:
+    if word == ALL and pooling is None:
         return list(stored)
     exact = [spec for spec in stored if fnmatchcase(spec.name, word)]
     if exact and not any(tap_of(spec) == word for spec in stored):
         return exact if pooling is None else [spec for spec in exact if _pooling(spec) == pooling] or exact
     by_tap: dict[str, list[ArraySpec]] = {}
     for spec in stored:
-        if word == "all" or fnmatchcase(tap_of(spec), word):
+        if word == ALL or fnmatchcase(tap_of(spec), word):
             by_tap.setdefault(tap_of(spec), []).append(spec)
     if not by_tap:
         names = list(dict.fromkeys([*map(tap_of, stored), *(spec.name for spec in stored)]))
@@ -98,6 +96,48 @@ def _matching(stored: Sequence[ArraySpec], word: str, pooling: str | None) -> li
             )
         chosen += fitting
     return chosen
+
+
+def usual_layer(stored: Sequence[ArraySpec]) -> str:
+    """Return ``last``, or the only layer of features that have one layer, such as imported ones."""
+    taps = {tap_of(spec) for spec in stored}
+    return next(iter(taps)) if len(taps) == 1 else LAST
+
+
+def tell_choice(chosen: Sequence[ArraySpec], stored: Sequence[ArraySpec], *, is_default: bool) -> str:
+    """Say in one line what a training uses of what is stored, and how more is used.
+
+    Parameters
+    ----------
+    chosen, stored : sequence of ArraySpec
+    is_default : bool
+        Whether no layers were named, so that only arrays that lack images are left out.
+
+    Examples
+    --------
+    >>> sizes = {"dim": 8, "dtype": "float16", "unit_rows": 2, "chunk_rows": 2, "n_rows": 2}
+    >>> arrays = [ArraySpec(name=f"blocks.{i}.mean", **sizes) for i in range(4)]
+    >>> tell_choice(arrays[3:], arrays, is_default=False)
+    '1 of 4 stored arrays, 8 of 32 columns; --layers all takes all of them'
+    """
+    used, there = (sum(spec.dim for spec in specs) for specs in (chosen, stored))
+    if is_default and len(chosen) < len(stored):
+        return (
+            f"{len(chosen)} of {len(stored)} stored arrays, {used} of {there} columns; the others lack "
+            "images: the extract command that stores them completes them"
+        )
+    if len(chosen) < len(stored):
+        return (
+            f"{len(chosen)} of {len(stored)} stored arrays, {used} of {there} columns; --layers all "
+            "takes all of them"
+        )
+    if [tap_of(spec) for spec in stored] == [LAST]:
+        return (
+            f"{LAST}, {used} columns, and no other is stored; toptune extract with --layers upper "
+            "stores others, which mostly make a classifier more accurate"
+        )
+    search = "; --layers auto searches for the best of them, which takes longer" if len(stored) > 1 else ""
+    return f"all {len(stored)} stored arrays, {used} columns{search}"
 
 
 def by_depth(stored: Sequence[ArraySpec]) -> list[ArraySpec]:

@@ -54,8 +54,9 @@ class TrainOptions:
         How several models share the run: each with a head of its own, whose probabilities are combined
         (``late``, the default), or with their columns side by side in one head (``join``).
     layers, pooling : optional
-        Which stored arrays the head sees; see `toptune.train.choose_arrays`. By default ``last``. With
-        ``auto``, cross-validation on the training rows chooses; see `toptune.train.search_layers`. Of
+        Which stored arrays the head sees; see `toptune.train.choose_arrays`. By default all that are stored
+        for all images. With ``auto``, cross-validation on the training rows chooses among these; see
+        `toptune.train.search_layers`. Of
         several models, a mapping of their names gives each its own layers, where ``*`` stands for every
         model that is not named.
     preprocess : str, optional

@@ -16,6 +16,7 @@ from toptune.costs.phases import Phases
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.limits import RunLimits
 from toptune.machine.memory import left_bytes
+from toptune.machine.plans import plan_logger
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
@@ -25,7 +26,7 @@ from toptune.store.joined.member_costs import member_costs
 from toptune.train.heads.kinds import check_head, why_on_cpu, why_small
 from toptune.train.layers.choices import LAYER_SEARCH, LayerSearch
 from toptune.train.layers.options import SHORT_LIST_HEADS
-from toptune.train.layers.stored_layers import AUTO, by_depth, choose_arrays
+from toptune.train.layers.stored_layers import ALL, AUTO, by_depth, choose_arrays, tell_choice
 from toptune.train.preprocessing.finite_rows import non_finite_rows
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
@@ -224,6 +225,10 @@ def prepare(
     if options.layers == AUTO:
         search = _search_layers(features, arrays, rows, options, phases)
         arrays = [array for array in arrays if array.name in search.chosen.arrays]
+    else:
+        is_default = options.layers is None and options.pooling is None
+        told = tell_choice(arrays, features.arrays(), is_default=is_default)
+        plan_logger.info("layers of %s: %s", " + ".join(models), told)
     return Prepared(
         models=tuple(models), features=features, options=options, arrays=arrays, head=head, search=search
     )
@@ -377,11 +382,16 @@ def _new_head(options: TrainOptions, *, is_compared: bool = False) -> "Head":
 
 def stored_arrays(features: StoredFeatures, options: TrainOptions) -> list[ArraySpec]:
     """Choose the stored arrays of one model to train on; where layers are searched, the candidates."""
-    layers = options.layers
+    layers, stored = options.layers, features.arrays()
     assert not isinstance(layers, Mapping), "TrainOptions.for_model gives the layers of one model"
+    whole = stored
+    if layers is None or layers == AUTO:
+        # Layers that are being added to the store must not keep anyone from training on those that are there.
+        # Where none is whole, the error that names what is missing is raised by whoever reads them.
+        whole = [each for each in stored if features.is_complete([each.name])] or stored
     if layers == AUTO:
-        return choose_arrays(by_depth(features.arrays()), "all", options.pooling)
-    return choose_arrays(features.arrays(), layers, options.pooling)
+        return choose_arrays(by_depth(whole), ALL, options.pooling)
+    return choose_arrays(whole, layers, options.pooling)
 
 
 def _search_layers(

@@ -85,9 +85,9 @@ class AdviceReport:
         arrays = self.best.arrays
         layers: str | None = ",".join(arrays)
         if set(arrays) == set(self.all_arrays):
-            layers = "all"
-        elif [name for name in self.all_arrays if name.rpartition(".")[0] == LAST] == list(arrays):
             layers = None
+        elif [name for name in self.all_arrays if name.rpartition(".")[0] == LAST] == list(arrays):
+            layers = LAST
         options = {"head": self.best.head, "layers": layers, **self.options}
         words = ["toptune", "train", "--store", self.store, "--dataset", self.dataset]
         words += ["--model", self.stored_model, *flags_of(options, TRAIN_DEFAULTS)]

@@ -23,7 +23,7 @@ from toptune.store.features.feature_view import StoredFeatures
 from toptune.text import counted
 from toptune.train.estimators.falkon import FalkonClassifier
 from toptune.train.heads.kinds import default_preprocessing
-from toptune.train.layers.stored_layers import choose_arrays
+from toptune.train.layers.stored_layers import choose_arrays, usual_layer
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.splits import group_keys, split_manifest
@@ -118,12 +118,13 @@ def inspect(
         model, dataset, version=options.dataset_version, label_column=options.label_column
     )
     features.mark_used()
+    layers = usual_layer(features.arrays()) if options.layers is None else options.layers
     look = _Look(
         features=features,
         options=options,
         phases=Phases(notify),
         progress=progress or (lambda _done, _total: None),
-        arrays=[each.name for each in choose_arrays(features.arrays(), options.layers, options.pooling)],
+        arrays=[each.name for each in choose_arrays(features.arrays(), layers, options.pooling)],
     )
     # What cannot be used of the images and of the split shows before features are read.
     source = None if data is None else open_source(data, label_column=options.label_column)

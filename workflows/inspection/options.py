@@ -48,7 +48,8 @@ class InspectOptions:
     dataset_version : int, optional
         Version of a data set that grew; by default the latest.
     layers, pooling : optional
-        Which stored arrays are compared; see `toptune.train.choose_arrays`. By default ``last``.
+        Which stored arrays are compared; see `toptune.train.choose_arrays`. By default ``last``, or the only
+        layer of features that have one layer of another name.
     preprocess : str
         Steps before rows are compared; by default ``l2``, which gives every layer the same say.
     neighbors : int

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from toptune.extract.images.decode import NEW_FEATURES
 from toptune.options import flat_options
 from toptune.store.files.json_values import json_text
+from toptune.train.layers.stored_layers import LAST
 from toptune.train.runs.options import OTHER_MODELS, TrainOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.report.runs import ReportedRun
@@ -67,13 +68,27 @@ def _extraction_of(run: ReportedRun, model: str, backbone: Mapping[str, object],
     layers = run.options.get("layers")
     if isinstance(layers, Mapping):
         layers = layers.get(model, layers.get(OTHER_MODELS))
-    layers = layers or "last"
     words = ["toptune", "extract", data or "DATA", "--model", str(backbone["name"])]
     words += ["--store", run.record.store or "STORE", "--dataset", run.dataset]
-    words += ["--layers", "last" if layers == "last" else "all", *flags_of(options, {"decode": NEW_FEATURES})]
+    words += [*_layers_of(run, layers), *flags_of(options, {"decode": NEW_FEATURES})]
     words += ["--no-fold"] if backbone.get("fold") is False else []
     words += ["--compile"] if backbone.get("compiled") else []
     return shlex.join(words)
+
+
+def _layers_of(run: ReportedRun, layers: object) -> list[str]:
+    """Return the options of `extract` that store what a run was trained on."""
+    if layers:
+        return ["--layers", LAST if layers == LAST else "all"]
+    # The run took all that was stored, and only its arrays tell what that was. Those of several models are
+    # what `extract` stores by default.
+    arrays = run.record.arrays or ()
+    if not arrays or len(run.record.all_sources) > 1:
+        return []
+    names = [each.name.rpartition(".") for each in arrays]
+    taps, poolings = (list(dict.fromkeys(name[part] for name in names)) for part in (0, 2))
+    pooled = [each for each in poolings if each != "none"]
+    return ["--layers", ",".join(taps), *(["--pooling", ",".join(pooled)] if pooled else [])]
 
 
 def flags_of(options: Mapping[str, object], defaults: Mapping[str, object]) -> Iterator[str]:

@@ -28,8 +28,8 @@ def identity_of(run: ReportedRun) -> dict[str, object]:
     left_out = _OF_NO_EFFECT | {"shots", "train_size", "models", "fusion"}
     options = {name: value for name, value in run.options.items() if name not in left_out}
     if not run.is_finetuned:
-        # None and `last` mean the same layers and must not make two settings.
-        options["layers"] = options.get("layers") or "last"
+        # No layers and all layers are the same arrays, and must not make two settings.
+        options["layers"] = run.layers
     return options | {
         "method": _base(run),
         _SIZE: _size(run),

@@ -56,6 +56,13 @@ class ReportedRun:
         return self.record.options
 
     @property
+    def layers(self) -> object:
+        """The layers that were asked for; where none were, ``last`` if that was all, else ``all``."""
+        saves = self.record.saves
+        n_arrays = 1 if saves is None else saves.n_arrays_trained_on
+        return self.options.get("layers") or ("last" if n_arrays == 1 else "all")
+
+    @property
     def seed(self) -> int:
         """Seed of the split, the sample and the random numbers of training."""
         seed = self.record.options["seed"]

@@ -15,7 +15,9 @@ STORED = [spec(name) for name in NAMES]
 @pytest.mark.parametrize(
     ("layers", "pooling", "expected"),
     [
-        (None, None, ["last.pre"]),
+        (None, None, NAMES),
+        (None, "max", ["layer1.0.max", "layer2.0.mean", "last.pre"]),
+        ("last", None, ["last.pre"]),
         ("last", "mean", InputError),
         ("all", None, NAMES),
         ("all", "mean", ["layer1.0.mean", "layer2.0.mean", "last.pre"]),

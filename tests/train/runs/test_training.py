@@ -88,6 +88,30 @@ def test_run_holds_all_that_is_promised(head: str, build: Build, tmp_path: Path)
     assert rows["id"][0] == cache.manifest.ids[rows["row"][0]]
 
 
+def test_all_that_is_whole_is_taken_by_default_and_the_choice_is_told(
+    build: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="toptune.train.plan")
+    cache, options = build(), OPTIONS | {"head": "ncm"}
+
+    def trained(name: str, **more: Any) -> tuple[list[str], str]:
+        caplog.clear()
+        run = train(tmp_path / "store", out=tmp_path / name, **options, **more)
+        return [array.name for array in run.arrays], caplog.text
+
+    names, said = trained("default")
+    assert names == ["block.cls", "block.mean", "last.mean"]
+    assert "layers of tiny.demo: all 3 stored arrays, 19 columns; --layers auto" in said
+    names, said = trained("narrow", layers="last")
+    assert names == ["last.mean"]
+    assert "1 of 3 stored arrays, 8 of 19 columns; --layers all takes all of them" in said
+    # Layers that are being added are left out, and told.
+    cache.ensure_array("more.mean", dim=4, dtype="float16")
+    names, said = trained("beside")
+    assert names == ["block.cls", "block.mean", "last.mean"]
+    assert "3 of 4 stored arrays, 19 of 23 columns; the others lack images" in said
+
+
 @pytest.mark.parametrize("head", ["falkon", "svm"])
 def test_test_rows_have_no_part_in_training(head: str, build: Build, tmp_path: Path) -> None:
     clean = build(root=tmp_path / "clean")
@@ -107,7 +131,7 @@ def test_test_rows_have_no_part_in_training(head: str, build: Build, tmp_path: P
     assert (tmp_path / "one" / "selection.csv").read_bytes() == (
         tmp_path / "two" / "selection.csv"
     ).read_bytes()
-    probe = clean.blocks(["last.mean"])
+    probe = clean.blocks(names)
     np.testing.assert_array_equal(first.predict_blocks(probe)[1], second.predict_blocks(probe)[1])
 
 

@@ -115,7 +115,7 @@ def test_page_says_what_was_measured(runs: Path, tmp_path: Path) -> None:
         assert f'aria-label="{label}' in page
     assert "ridge: 82.50 %, 2 seconds of training" in page
     for command in (
-        "extract DATA --model resnet10t.demo --store features --dataset pets --layers last --precision bf16",
+        "extract DATA --model resnet10t.demo --store features --dataset pets --precision bf16",
         "train --store features --dataset pets --model resnet10t.demo --head ridge --seed 1 --out ridge1",
         "finetune DATA --model resnet10t.demo --seed 1 --out tuned1",
     ):
