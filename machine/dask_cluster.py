@@ -141,7 +141,10 @@ def open_client(
                 jobs = given.pop("jobs", 1)
                 place = stack.enter_context(_batch_cluster(address, given))
                 place.scale(jobs=jobs)  # workers join when the batch system starts the jobs
-            client = stack.enter_context(Client(place, timeout="10s"))
+            # Workers on this machine are talked to directly. Through the scheduler, which is in this process
+            # then, everything would be in its memory twice.
+            is_direct = True if local_workers(address) is not None else None
+            client = stack.enter_context(Client(place, timeout="10s", direct_to_workers=is_direct))
         except (OSError, ValueError, TimeoutError) as error:
             # An `InputError` is a ValueError too, and says already what is wrong.
             if isinstance(error, InputError):
@@ -188,11 +191,17 @@ def first_finished(futures: Sequence[Future], *, seconds: float) -> list[Future]
         ) from error
 
 
-def each_finished(futures: Sequence[Future]) -> Iterator[Future]:
-    """Yield the futures in the order in which they finish."""
+def each_finished(futures: Sequence[Future], *, kept: Sequence[Future] | None = None) -> Iterator[Future]:
+    """Yield the futures in the order in which they finish.
+
+    Results of others than `kept`, if it is given, are let go.
+    """
     from distributed import as_completed
 
-    yield from as_completed(futures)
+    for future in as_completed(futures):
+        if kept is not None and not any(future is each for each in kept):
+            future.release()
+        yield future
 
 
 def killed_worker() -> type[Exception]:

@@ -1,7 +1,8 @@
 """Arrays in safetensors files: written one by one, read whole, and checked before they are used."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,30 @@ TENSOR_TYPES = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """An array that is made piece by piece as it is written, so that it is never in memory whole.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+    shape : tuple of int
+    pieces : iterable of ndarray
+        Consecutive parts of the array along its first axis.
+    """
+
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    pieces: Iterable[npt.NDArray[np.generic]]
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.generic]]:
+        return iter(self.pieces)
+
+
 def write_tensors(
-    path: Path, arrays: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str, str] | None = None
+    path: Path,
+    arrays: Mapping[str, npt.NDArray[np.generic] | Pieces],
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a safetensors file, array after array, without a second copy of them in memory."""
     ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
@@ -31,7 +54,8 @@ def write_tensors(
     with new_file(path) as file:
         file.write(tensors_header(sizes, metadata))
         for _, values in ordered:
-            file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+            for piece in values if isinstance(values, Pieces) else [values]:
+                file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
 
 
 def tensors_header(

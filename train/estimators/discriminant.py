@@ -113,7 +113,8 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
         block_rows = given.block_rows(rank=min(n, d))
         peak_bytes = one_pass_peak_bytes(
             n=n, d=d, rank=min(n, d), n_maps=1, n_classes=rows.n_classes, n_folds=rows.n_places,
-            block_rows=block_rows, n_penalties=len(shrinkages), n_finalists=len(shrinkages),
+            # The coefficients of whitened features, and those of kernel values that they are changed into.
+            block_rows=block_rows, n_fits=2 * len(shrinkages) * rows.n_places, n_finalists=len(shrinkages),
             n_calibration=min(n, CALIBRATION_ROWS),
         )  # fmt: skip
         host_bytes = host_peak_bytes(
@@ -134,6 +135,7 @@ class ShrinkageDiscriminantClassifier(ScoredClassifier):
         # A fit is of whitened features, whose triangular solve the second pass saves by scoring plain kernel
         # values: the coefficients are changed once in place of every row.
         on_basis = [torch.cat([maps.on_basis(0, fit[:, :-1]), fit[:, -1:]], dim=1) for fit in fits]
+        del fits
         left, _ = predict_left_out(
             rows, maps, [(0, fit) for fit in on_basis], block_rows=block_rows, device=given.device
         )

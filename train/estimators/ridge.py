@@ -16,7 +16,7 @@ from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.passes.peak_memory import host_peak_bytes, one_pass_peak_bytes
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.grids import check_single, grid_of
-from toptune.train.solvers.one_pass import RELATIVE_PENALTIES, solve
+from toptune.train.solvers.one_pass import RELATIVE_PENALTIES, held_fits, solve
 from toptune.train.solvers.saved_sums import SavedSums
 from toptune.train.solvers.selection import check_selection
 from toptune.train.solvers.single_fit import solve_once
@@ -169,7 +169,8 @@ class StreamingRidgeClassifier(ScoredClassifier):
         n_penalties = len(grid_of(self.penalty, "penalty") or RELATIVE_PENALTIES)
         peak_bytes = one_pass_peak_bytes(
             n=n, d=d, rank=min(n, d), n_maps=1, n_classes=rows.n_classes, n_folds=rows.n_places,
-            block_rows=block_rows, n_penalties=n_penalties, n_finalists=min(3, n_penalties),
+            block_rows=block_rows, n_finalists=min(3, n_penalties),
+            n_fits=held_fits(rank=min(n, d), n_penalties=n_penalties, n_folds=rows.n_places),
             n_calibration=min(n, CALIBRATION_ROWS),
         )  # fmt: skip
         host_bytes = host_peak_bytes(

@@ -70,6 +70,10 @@ class Maps(Protocol):
         """Return maps for rows on a device, without what only `take_metric` hands over."""
         ...
 
+    def bare(self) -> "Maps":
+        """Return maps of which only `basis`, `ranks` and `to` may be used, to be sent elsewhere."""
+        ...
+
 
 class IdentityMap:
     """The map that leaves rows as they are, for ridge regression on the columns themselves.
@@ -103,6 +107,9 @@ class IdentityMap:
         return beta
 
     def to(self, device: torch.device) -> "IdentityMap":  # noqa: ARG002
+        return self
+
+    def bare(self) -> "IdentityMap":
         return self
 
 
@@ -243,6 +250,13 @@ class NystromMaps:
             whitenings=tuple(replace(each, factor=each.factor.to(device)) for each in self.whitenings),
             kept=tuple(kept.to(device) for kept in self.kept),
             grams={},
+        )
+
+    def bare(self) -> "NystromMaps":
+        # Factors are as large as the sums of a fold, and a basis does not need them.
+        none = self.centers.new_zeros((0, 0), dtype=torch.float64)
+        return replace(
+            self, whitenings=tuple(replace(each, factor=none) for each in self.whitenings), grams={}
         )
 
     def coefficients(self, index: int, beta: Tensor) -> tuple[Tensor, Tensor]:

@@ -159,6 +159,9 @@ class SubsetMaps:
     def to(self, device: torch.device) -> "SubsetMaps":
         return SubsetMaps([each.to(device) for each in self._columns])
 
+    def bare(self) -> "SubsetMaps":
+        return self
+
 
 class DualGrams:
     """A linear kernel matrix (n, n) for each layer; the kernel matrix of a subset is a sum of these.

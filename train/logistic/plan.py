@@ -10,6 +10,7 @@ from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.numerics.quasi_newton import MEMORY
 from toptune.train.passes.peak_memory import one_pass_peak_bytes
 from toptune.train.rows.block_reading import block_rows_for
+from toptune.train.solvers.one_pass import held_fits
 from toptune.train.solvers.solver_choice import SELECTION_CENTERS, Sizes, host_peak, told_rows
 
 # The preconditioner is made of this many rows, or of as many rows as there are centers where those are more.
@@ -172,6 +173,7 @@ def _widths_peak(sizes: Sizes, rank: int) -> int:
     return one_pass_peak_bytes(
         n=sizes.n, d=sizes.d, rank=rank, n_maps=sizes.n_widths, n_classes=sizes.n_classes,
         n_folds=sizes.n_folds, block_rows=_block_rows(sizes, rank, n_columns=0),
-        n_penalties=sizes.n_penalties, n_finalists=min(3, sizes.n_penalties) * sizes.n_widths,
+        n_fits=held_fits(rank=rank, n_penalties=sizes.n_penalties, n_folds=sizes.n_folds),
+        n_finalists=min(3, sizes.n_penalties) * sizes.n_widths,
         n_calibration=min(sizes.n, CALIBRATION_ROWS),
     )  # fmt: skip

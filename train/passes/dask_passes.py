@@ -23,10 +23,12 @@ from toptune.errors import InputError, ToptuneError
 from toptune.machine.dask_cluster import each_finished, killed_worker, local_workers, open_client, this_worker
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import list_devices, resolve_device
+from toptune.machine.memory import shown_bytes
 from toptune.machine.precision import full_precision
 from toptune.store.features.blocks import ArrayBlocks, Blocks
 from toptune.train.kernels.maps import Maps
-from toptune.train.passes.passes import accumulate, predict_left_out
+from toptune.train.passes.passes import predict_left_out, take_sums
+from toptune.train.passes.peak_memory import part_scores_bytes, part_sums_bytes
 from toptune.train.passes.sums import FoldSums
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows
 
@@ -87,26 +89,55 @@ class DaskCluster:
         maps: Maps,
         wanted: Sequence[int],
         *,
+        is_raw: Sequence[bool],
         block_rows: int,
         device: torch.device,
         progress: Callable[[int], None] | None = None,
     ) -> list[FoldSums]:
-        """Return the sums of each wanted map; parameters as of `toptune.train.passes.passes.accumulate`."""
-        # Every worker needs the maps: they are sent once to each instead of with every part.
+        """Return the sums of each wanted map; parameters as of `toptune.train.passes.passes.take_sums`.
+
+        Raises
+        ------
+        InputError
+            If a worker may take less memory than the sums need.
+        """
         devices = self._devices(device)
-        shared = self.client.scatter(maps.to(_HERE), broadcast=True, hash=False)
-        parts = [
-            self.client.submit(_sums_of, part, shared, list(wanted), block_rows, devices, pure=False)
-            for part, _ in self._parts(rows)
-        ]
-        self._wait(parts, rows, progress)
-        # Pairs of parts are added on the workers that hold them, so that a single set of sums travels here.
-        while len(parts) > 1:
-            pairs = zip(parts[::2], parts[1::2], strict=False)
-            parts = [self.client.submit(_added, *pair, pure=False) for pair in pairs] + (
-                [parts[-1]] if len(parts) % 2 else []
-            )
-        result: list[FoldSums] = self._gather(parts)[0]
+        parts, here = self._parts(rows, block_rows), maps.to(_HERE)
+        sent = here.bare() if all(is_raw) else here
+        self._check_memory(
+            part_sums_bytes(
+                n=max(part.n for part, _ in parts),
+                d=rows.blocks.shape[1],
+                ranks=[maps.ranks[index] for index in wanted],
+                n_classes=rows.n_classes,
+                n_folds=rows.n_places,
+                block_rows=block_rows,
+                has_factors=sent is not sent.bare() and not all(is_raw),
+            ),
+            what="to add up the sums",
+        )
+        # Every worker needs the maps: they are sent once to each instead of with every part.
+        shared = self.client.scatter(sent, broadcast=True, hash=False)
+        # Each worker adds part after part to the sums of its parts before, so that the worker holds no sums
+        # that are finished but these. Nothing that a worker holds is changed: the work may be done again.
+        workers = self._workers()
+        lanes: list[Any] = [None] * min(len(workers), len(parts))
+        every = []
+        for number, (part, _) in enumerate(parts):
+            lane = number % len(lanes)
+            lanes[lane] = self.client.submit(
+                _sums_of, part, shared, list(wanted), list(is_raw), block_rows, devices, lanes[lane],
+                pure=False, workers=[workers[lane]], allow_other_workers=True,
+            )  # fmt: skip
+            every.append(lanes[lane])
+        self._wait(every, rows, progress, kept=lanes)
+        del every
+        result: list[FoldSums] = []
+        for at, last in enumerate(lanes):
+            found = [_sums_in(arrays) for arrays in self._gather([last])[0]]
+            # The worker lets go of the sums, and they are here once.
+            lanes[at] = last = None
+            result = _add_in_place(found, result)
         return result
 
     def predict_left_out(
@@ -125,17 +156,32 @@ class DaskCluster:
         """
         # The rows kept are spread over all parts, so they are chosen here and handed to their part.
         kept = rows.calibration_rows()
-        sent = maps.to(_HERE), [(index, beta.to(_HERE)) for index, beta in finalists]
+        parts = self._parts(rows, block_rows)
+        self._check_memory(
+            part_scores_bytes(
+                n=max(part.n for part, _ in parts),
+                d=rows.blocks.shape[1],
+                ranks=maps.ranks,
+                n_classes=rows.n_classes,
+                n_folds=rows.n_folds,
+                block_rows=block_rows,
+                n_finalists=len(finalists),
+                n_kept=len(kept),
+            ),
+            what="to score the rows that were left out",
+        )
+        # Arrays travel without a copy of them being made; tensors are copied several times.
+        sent = maps.to(_HERE).bare(), [(index, beta.cpu().numpy()) for index, beta in finalists]
         devices = self._devices(device)
         shared = self.client.scatter(sent, broadcast=True, hash=False)
-        parts = []
-        for part, first in self._parts(rows):
+        tasks = []
+        for part, first in parts:
             mine = kept[(kept >= first) & (kept < first + part.n)] - first
-            parts.append(
+            tasks.append(
                 self.client.submit(_left_out_of, part, shared, mine, block_rows, devices, pure=False)
             )
-        self._wait(parts, rows, progress)
-        by_part: list[list[OutOfFold]] = self._gather(parts)
+        self._wait(tasks, rows, progress, kept=tasks)
+        by_part: list[list[OutOfFold]] = self._gather(tasks)
         return [
             OutOfFold(
                 correct=sum(each.correct for each in of_one),
@@ -149,17 +195,43 @@ class DaskCluster:
         """Return the devices that workers share out by their numbers; of one device, all workers take it."""
         return list_devices(str(device)) if self.is_local else [str(device)]
 
-    def _parts(self, rows: TrainingRows) -> list[tuple[TrainingRows, int]]:
+    def _workers(self) -> list[str]:
+        """Return the addresses of the workers, in an order that does not depend on who came first."""
+        return sorted(self.client.scheduler_info(n_workers=-1)["workers"])
+
+    def _parts(self, rows: TrainingRows, block_rows: int) -> list[tuple[TrainingRows, int]]:
         """Cut the rows into parts of about equal size; return each with the number of its first row."""
-        n_workers = max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
-        cuts = np.linspace(0, rows.n, min(rows.n, PARTS_PER_WORKER * n_workers) + 1).astype(int).tolist()
-        return [(_part(rows, start, stop), start) for start, stop in pairwise(cuts)]
+        count = PARTS_PER_WORKER * max(1, len(self._workers()))
+        # Where there are many blocks, parts begin where blocks of a serial pass begin: products of blocks of
+        # other sizes may differ in their last bits.
+        step = block_rows if rows.n >= 4 * count * block_rows else 1
+        steps = -(-rows.n // step)
+        cuts = np.linspace(0, steps, min(steps, count) + 1).astype(int) * step
+        cuts[-1] = rows.n
+        return [(_part(rows, start, stop), start) for start, stop in pairwise(cuts.tolist())]
+
+    def _check_memory(self, needed: int, *, what: str) -> None:
+        """Refuse work that needs more memory than a worker may take beside what it takes already."""
+        for address, worker in self.client.scheduler_info(n_workers=-1)["workers"].items():
+            limit, taken = worker["memory_limit"], worker.get("metrics", {}).get("memory", 0)
+            # A worker without a limit of dask's says 0 or None.
+            if limit and taken + needed > limit:
+                raise InputError(
+                    f"dask worker {address} needs about {shown_bytes(needed)} of memory {what}, and takes "
+                    f"{shown_bytes(taken)} already; its limit is {shown_bytes(limit)}: give it more (dask "
+                    "worker --memory-limit), start fewer workers, or take fewer --centers (n_centers)"
+                )
 
     def _wait(
-        self, parts: Sequence[object], rows: TrainingRows, progress: Callable[[int], None] | None
+        self,
+        parts: Sequence[object],
+        rows: TrainingRows,
+        progress: Callable[[int], None] | None,
+        *,
+        kept: Sequence[object],
     ) -> None:
-        """Wait for the parts to finish and report their rows to `progress` as they do."""
-        for number, _ in enumerate(each_finished(parts)):
+        """Wait for the parts to finish and report their rows to `progress`; results not kept are let go."""
+        for number, _ in enumerate(each_finished(parts, kept=kept)):
             if progress is not None:
                 progress(rows.n * (number + 1) // len(parts) - rows.n * number // len(parts))
 
@@ -235,23 +307,49 @@ def _own_device(devices: list[str]) -> Iterator[torch.device]:
         yield device
 
 
+# Sums as they travel: arrays, of which dask makes no copies as it does of tensors.
+Arrays = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
 def _sums_of(
-    part: TrainingRows, maps: Maps, wanted: list[int], block_rows: int, devices: list[str]
-) -> list[FoldSums]:
-    """Sum one part, on a worker."""
+    part: TrainingRows,
+    maps: Maps,
+    wanted: list[int],
+    is_raw: list[bool],
+    block_rows: int,
+    devices: list[str],
+    earlier: list[Arrays] | None,
+) -> list[Arrays]:
+    """Sum one part, on a worker, and add the sums of earlier parts."""
     with _own_device(devices) as device:
-        sums = accumulate(part, maps.to(device), wanted, block_rows=block_rows, device=device)
-        return [each.cpu() for each in sums]
+        found = take_sums(part, maps.to(device), wanted, is_raw=is_raw, block_rows=block_rows, device=device)
+        sums = _add_in_place([each.cpu() for each in found], [_sums_in(each) for each in earlier or []])
+    return [(each.gram.numpy(), each.cross.numpy(), each.square.numpy()) for each in sums]
 
 
-def _added(first: list[FoldSums], second: list[FoldSums]) -> list[FoldSums]:
-    """Add the sums of two parts map by map, on a worker that holds one of them."""
-    return [one + other for one, other in zip(first, second, strict=True)]
+def _sums_in(arrays: Arrays) -> FoldSums:
+    """Return the sums in arrays that have travelled, in the same memory."""
+    gram, cross, square = (_tensor(each) for each in arrays)
+    return FoldSums(gram=gram, cross=cross, square=square)
+
+
+def _tensor(array: npt.NDArray[np.float64]) -> Tensor:
+    # torch warns of memory that must not be written to, whoever writes.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _add_in_place(sums: list[FoldSums], others: list[FoldSums]) -> list[FoldSums]:
+    """Add other sums, if there are any, map by map in the memory of the first."""
+    for one, other in zip(sums, others, strict=bool(others)):
+        one.gram.add_(other.gram)
+        one.cross.add_(other.cross)
+        one.square.add_(other.square)
+    return sums
 
 
 def _left_out_of(
     part: TrainingRows,
-    shared: tuple[Maps, list[tuple[int, Tensor]]],
+    shared: tuple[Maps, list[tuple[int, npt.NDArray[np.float64]]]],
     kept: npt.NDArray[np.int64],
     block_rows: int,
     devices: list[str],
@@ -259,7 +357,7 @@ def _left_out_of(
     """Score one part by the fits that left its folds out, on a worker."""
     maps, finalists = shared
     with _own_device(devices) as device:
-        there = [(index, beta.to(device)) for index, beta in finalists]
+        there = [(index, _tensor(beta).to(device)) for index, beta in finalists]
         return predict_left_out(
             part, maps.to(device), there, block_rows=block_rows, device=device, kept=kept
         )[0]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from toptune.train.kernels.maps import Maps
 from toptune.train.passes.fold_parts import FoldPart, fold_parts
-from toptune.train.passes.peak_memory import scoring_rows
+from toptune.train.passes.peak_memory import SCORED_COLUMNS, scoring_rows
 from toptune.train.passes.sums import FoldSums, PassTargets, SumsBuilder
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows, batches
 from toptune.train.rows.block_reading import sent_ahead
@@ -89,14 +89,52 @@ def accumulate(
     >>> sums.gram.tolist()
     [[[4.0, 2.0], [2.0, 1.0]], [[9.0, 3.0], [3.0, 1.0]]]
     """
-    if rows.cluster is not None:
-        spread = rows.cluster.accumulate(
-            rows, maps, wanted, block_rows=block_rows, device=device, progress=progress
-        )
-        return [each.to(device) for each in spread]
     # Maps with a factor are summed over kernel values, which costs no whitening of rows; the sums are
     # whitened at the end.
     factors = [maps.raw_factor(index, n=rows.n) for index in wanted]
+    is_raw = [factor is not None for factor in factors]
+    if rows.cluster is not None:
+        found = rows.cluster.accumulate(
+            rows, maps, wanted, is_raw=is_raw, block_rows=block_rows, device=device, progress=progress
+        )
+    else:
+        found = take_sums(
+            rows, maps, wanted, is_raw=is_raw, block_rows=block_rows, device=device, seconds=seconds,
+            progress=progress,
+        )  # fmt: skip
+    sums = [
+        replace(
+            each.to(device),
+            factor=factor,
+            product=None if factor is None else maps.take_metric(index),
+            has_aside=rows.has_aside,
+        )
+        for each, factor, index in zip(found, factors, wanted, strict=True)
+    ]
+    if keep_raw:
+        return sums
+    with PhaseWatch(seconds).phase("whitening"):
+        return [each.whitened() for each in sums]
+
+
+def take_sums(
+    rows: TrainingRows,
+    maps: Maps,
+    wanted: Sequence[int],
+    *,
+    is_raw: Sequence[bool],
+    block_rows: int,
+    device: torch.device,
+    seconds: dict[str, float] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[FoldSums]:
+    """Read the rows once and sum, for `accumulate`; parameters beside `is_raw` are those of `accumulate`.
+
+    Parameters
+    ----------
+    is_raw : sequence of bool
+        Whether the sums of each wanted map are over its basis in place of its features.
+    """
     targets = PassTargets.of(
         rows.codes, rows.weights, rows.folds, n_folds=rows.n_places, n_classes=rows.n_classes, device=device
     )
@@ -106,10 +144,10 @@ def accumulate(
         rows, block_rows=block_rows, dtype=maps.dtype, device=device
     )):  # fmt: skip
         bases, parts = maps.basis(values, wanted), fold_parts(rows.folds[where], device)
-        for builder, index, factor in zip(builders, wanted, factors, strict=True):
+        for builder, index, is_basis in zip(builders, wanted, is_raw, strict=True):
             with watch.phase("kernel"):
                 phi = next(bases)
-            if factor is None:
+            if not is_basis:
                 with watch.phase("whitening"):
                     phi = maps.whitened(index, phi)
             with watch.phase("products"):
@@ -119,19 +157,7 @@ def accumulate(
         if progress is not None:
             progress(where.stop - where.start)
     with watch.phase("products"):
-        sums = [
-            replace(
-                builder.result(),
-                factor=factor,
-                product=None if factor is None else maps.take_metric(index),
-                has_aside=rows.has_aside,
-            )
-            for builder, factor, index in zip(builders, factors, wanted, strict=True)
-        ]
-    if keep_raw:
-        return sums
-    with watch.phase("whitening"):
-        return [each.whitened() for each in sums]
+        return [builder.result() for builder in builders]
 
 
 def predict_left_out(
@@ -177,13 +203,18 @@ def predict_left_out(
     codes, weights = (torch.from_numpy(each).to(device) for each in (rows.codes, rows.validated_weights))
     wanted = sorted({index for index, _ in finalists})
     of_map = {index: [at for at, (its, _) in enumerate(finalists) if its == index] for index in wanted}
-    # Finalists of one map stand side by side, so that one product with its basis scores them all.
+    # Narrow finalists of one map stand side by side, so that one product with its basis scores them all.
+    abreast = max(1, SCORED_COLUMNS // rows.n_classes)
     beside = {
-        index: torch.cat([finalists[at][1] for at in members], dim=2) for index, members in of_map.items()
+        index: [
+            (some, _side_by_side([finalists[at][1] for at in some]))
+            for some in (members[at : at + abreast] for at in range(0, len(members), abreast))
+        ]
+        for index, members in of_map.items()
     }
     for where, values in batches(rows, block_rows=block_rows, dtype=maps.dtype, device=device):
         for index, basis in zip(wanted, maps.basis(values, wanted), strict=True):
-            step = scoring_rows(n_classes=rows.n_classes, n_fits=len(of_map[index]))
+            step = scoring_rows(n_classes=rows.n_classes, n_fits=min(abreast, len(of_map[index])))
             for start in range(where.start, where.stop, step):
                 some = slice(start, min(start + step, where.stop))
                 # Only the scores of rows kept for calibration are kept; the others end in two sums.
@@ -192,11 +223,13 @@ def predict_left_out(
                 y, w = codes[some], weights[some]
                 targets = torch.nn.functional.one_hot(y, rows.n_classes).double()
                 part = basis[some.start - where.start : some.stop - where.start]
-                scores = _scores_left_out(part, fold_parts(rows.folds[some], device), beside[index])
-                for at, mine in zip(of_map[index], torch.split(scores, rows.n_classes, dim=1), strict=True):
-                    found[at].correct += w @ (mine.argmax(dim=1) == y).double()
-                    found[at].squared_error += w @ (targets - mine).square_().sum(dim=1)
-                    found[at].scores[first:last] = mine[local]
+                of_folds = fold_parts(rows.folds[some], device)
+                for members, beta in beside[index]:
+                    scores = _scores_left_out(part, of_folds, beta)
+                    for at, mine in zip(members, torch.split(scores, rows.n_classes, dim=1), strict=True):
+                        found[at].correct += w @ (mine.argmax(dim=1) == y).double()
+                        found[at].squared_error += w @ (targets - mine).square_().sum(dim=1)
+                        found[at].scores[first:last] = mine[local]
         if progress is not None:
             progress(where.stop - where.start)
     return [each.fetched() for each in found], kept
@@ -222,6 +255,11 @@ class _Found:
             squared_error=float(self.squared_error),
             scores=self.scores.cpu().numpy(),
         )
+
+
+def _side_by_side(betas: Sequence[Tensor]) -> Tensor:
+    """Put coefficients (n_folds, r + 1, n_classes) side by side; those of one fit are not copied."""
+    return betas[0] if len(betas) == 1 else torch.cat(list(betas), dim=2)
 
 
 def _scores_left_out(basis: Tensor, parts: Sequence[FoldPart], beta: Tensor) -> Tensor:

@@ -4,12 +4,21 @@ These are sums of array sizes, in bytes, without the storage of the rows themsel
 peak against them. Letters: n rows, d columns, `rank` features (at most the number of centers).
 """
 
+from collections.abc import Sequence
+
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.passes.kernel_rows import CACHED_ROWS
 from toptune.train.passes.sums import batch_rows, sums_bytes
 
 # Memory of the scores of all classes that a pass makes at a time.
 SCORES_BYTES = 32 * 2**20
+# Scores of so many columns in all are one product. Coefficients of wider fits would be copied for nothing:
+# a product for each fit is as fast.
+SCORED_COLUMNS = 512
+# Matrices of at least so many bytes are not kept for the sake of speed alone while at most so many folds
+# are left out in turn: adding up the other folds takes little beside factoring.
+LARGE_BYTES = 64 * 2**20
+FEW_FOLDS = 10
 # A nearest-mean fit multiplies rows with marks of their fold and class, which take no more than this.
 MARKS_BYTES = 64 * 2**20
 
@@ -93,17 +102,19 @@ def one_pass_peak_bytes(
     n_classes: int,
     n_folds: int,
     block_rows: int,
-    n_penalties: int,
+    n_fits: int,
     n_finalists: int,
     n_calibration: int,
 ) -> int:
     """Project the peak of the one-pass solver in bytes.
 
-    It is the sum of: the centers, and for each map their kernel matrix and its factor, with two more being
-    made; the sums of all maps and the rows that wait for them; the matrices of one system; one map's
-    coefficients for every penalty and fold, or the finalists' coefficients once more and their left-out
-    scores, with those that are made at a time; one block with its distances, kernel values and features, and
-    the block that is read meanwhile. It grows with n only by the classes, weights and folds of the rows.
+    It is the sum of: the centers, and for each map their kernel matrix and its factor; the sums of all maps;
+    the finalists' coefficients; and the largest of what comes in turn. These are: two more matrices, in which
+    a kernel matrix is factored; a block of the pass with its distances, kernel values and features, the block
+    that is read meanwhile, the rows that wait, and the sums by class in the order of the pass; the matrices
+    of one system with the coefficients of one map's fits; a block of the second pass, with coefficients that
+    stand side by side and left-out scores. The sum grows with n only by the classes, weights and folds of the
+    rows.
 
     Parameters
     ----------
@@ -111,31 +122,103 @@ def one_pass_peak_bytes(
         Rows and columns.
     rank : int
         Features of each map.
-    n_maps, n_classes, n_folds, n_penalties, n_finalists : int
+    n_maps, n_classes, n_folds : int
     block_rows : int
         Rows of a block.
+    n_fits : int
+        Fits that leave out one fold whose coefficients are held at a time while one map is compared.
+    n_finalists : int
+        Fits of every fold whose left-out rows are scored.
     n_calibration : int
         Rows whose left-out scores are kept.
     """
-    # One matrix in float64, with the row and column of the intercept.
-    square = 8 * (rank + 1) ** 2
-    sums = n_maps * sums_bytes(n_folds=n_folds, rank=rank, n_targets=n_classes)
-    factors = (2 * n_maps + 2) * square + 8 * rank * d
-    systems = 3 * square + 3 * 8 * (rank + 1) * n_classes
-    # One map's coefficients of every penalty and fold, and the sums by class in the order of the pass.
-    coefficients = 8 * n_folds * (rank + 1) * n_classes
-    path = coefficients * (n_penalties + n_maps)
-    finalists = n_finalists * coefficients
-    kept = 4 * n_finalists * n_calibration * n_classes
-    waiting = batch_rows(n_folds=n_folds, rank=rank, n_rows=n)
-    sums += 8 * n_maps * n_folds * waiting * (rank + 2)
+    # One matrix in float64, with the row and column of the intercept; the coefficients of one fit.
+    square, fit = 8 * (rank + 1) ** 2, 8 * (rank + 1) * n_classes
+    held = 2 * n_maps * square + 8 * rank * d
+    held += n_maps * sums_bytes(n_folds=n_folds, rank=rank, n_targets=n_classes)
+    finalists = n_finalists * n_folds * fit
     block = 8 * min(n, block_rows) * (4 * d + 4 * rank)
-    fits = -(-n_finalists // n_maps)
-    # The coefficients of finalists stand side by side once more while they score rows.
-    scoring = finalists + block + scoring_bytes(n=min(n, block_rows), n_classes=n_classes, n_fits=fits)
-    second_pass = kept + max(scoring, calibration_bytes(n_kept=n_calibration, n_classes=n_classes))
+    waiting = 8 * n_maps * n_folds * batch_rows(n_folds=n_folds, rank=rank, n_rows=n) * (rank + 2)
+    # Maps whose sums do not fit together are summed and compared one after the other.
+    earlier = finalists * (n_maps - 1) // n_maps
+    first_pass = earlier + block + waiting + n_maps * n_folds * fit
+    # One memory in which systems are put together and factored, and the sums over all folds and without one
+    # if these are kept; targets, and what a solution and its error are made of. Before any fit, sums are
+    # whitened.
+    squares = 1 if is_lean(rank=rank, n_folds=n_folds) else 3
+    path = squares * square + (5 + n_fits) * fit
+    systems = earlier + max(path, 3 * square)
+    # Coefficients that are wider than a product is wide do not stand side by side.
+    abreast = min(-(-n_finalists // n_maps), max(1, SCORED_COLUMNS // n_classes))
+    scoring = (
+        (finalists if abreast > 1 else 0)
+        + block
+        + scoring_bytes(n=min(n, block_rows), n_classes=n_classes, n_fits=abreast)
+    )
+    kept = 4 * n_finalists * n_calibration * n_classes
+    second_pass = (
+        finalists + kept + max(scoring, calibration_bytes(n_kept=n_calibration, n_classes=n_classes))
+    )
     # 24 bytes per row are its class, weight and fold.
-    return sums + factors + systems + finalists + max(path + block, second_pass) + 24 * n
+    return held + max(2 * square, first_pass, systems, second_pass) + 24 * n
+
+
+def is_lean(*, rank: int, n_folds: int) -> bool:
+    """Return whether the sums of the other folds are added up for each fit that leaves a fold out.
+
+    Otherwise the sums over all folds, and those without one, are in memory beside the folds.
+    """
+    return n_folds <= FEW_FOLDS and 8 * (rank + 1) ** 2 >= LARGE_BYTES
+
+
+def part_sums_bytes(
+    *,
+    n: int,
+    d: int,
+    ranks: Sequence[int],
+    n_classes: int,
+    n_folds: int,
+    block_rows: int,
+    has_factors: bool,
+) -> int:
+    """Project what a worker of a cluster takes while it adds a part of n rows to the sums of other parts.
+
+    It is the sum of: the sums that are there and those of the part; the rows that wait, and the sums by class
+    in the order of the pass; one block and the block that is read meanwhile; the centers, as they are and
+    shifted; and the factors of all maps, if rows are whitened.
+    """
+    largest = max(ranks)
+    sums = sum(sums_bytes(n_folds=n_folds, rank=rank, n_targets=n_classes) for rank in ranks)
+    waiting = sum(8 * batch_rows(n_folds=n_folds, rank=rank, n_rows=n) * (rank + 2) for rank in ranks)
+    by_class = sum(8 * (rank + 1) * n_classes for rank in ranks)
+    factors = 2 * sum(8 * rank * rank for rank in ranks) if has_factors else 0
+    block = 8 * min(n, block_rows) * (4 * d + 4 * largest)
+    return 2 * sums + n_folds * (waiting + by_class) + block + 2 * 8 * largest * d + factors + 24 * n
+
+
+def part_scores_bytes(
+    *,
+    n: int,
+    d: int,
+    ranks: Sequence[int],
+    n_classes: int,
+    n_folds: int,
+    block_rows: int,
+    n_finalists: int,
+    n_kept: int,
+) -> int:
+    """Project what a worker of a cluster takes while it scores a part of n rows by fits that left them out.
+
+    It is the sum of: the finalists' coefficients, twice where they stand side by side; the left-out scores
+    that are kept; a block, the scores that are made at a time; and the centers, as they are and shifted.
+    """
+    largest = max(ranks)
+    fits = max(1, SCORED_COLUMNS // n_classes)
+    coefficients = 8 * n_finalists * n_folds * (largest + 1) * n_classes * (2 if fits > 1 else 1)
+    scores = scoring_bytes(n=min(n, block_rows), n_classes=n_classes, n_fits=min(fits, n_finalists))
+    block = 8 * min(n, block_rows) * (4 * d + 4 * largest)
+    kept = 4 * n_finalists * n_kept * n_classes
+    return coefficients + kept + block + scores + 2 * 8 * largest * d + 24 * n
 
 
 def iterative_peak_bytes(

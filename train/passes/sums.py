@@ -92,6 +92,13 @@ class FoldSums:
             cross[:-1] = torch.linalg.solve_triangular(self.factor, cross[:-1], upper=False)
         return replace(self, factor=None, product=None)
 
+    def whitened_cross(self, fold: int) -> Tensor:
+        """Return c (r + 1, n_targets) of one fold as `whitened` does, as a copy."""
+        cross = self.cross[fold].clone()
+        if self.factor is not None:
+            cross[:-1] = torch.linalg.solve_triangular(self.factor, cross[:-1], upper=False)
+        return cross
+
     @property
     def metric(self) -> Tensor | None:
         """The matrix ``L L^T`` (r, r) that penalizes coefficients of phi, or None for the identity."""

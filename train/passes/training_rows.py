@@ -26,11 +26,12 @@ class Cluster(Protocol):
         maps: Maps,
         wanted: Sequence[int],
         *,
+        is_raw: Sequence[bool],
         block_rows: int,
         device: torch.device,
         progress: Callable[[int], None] | None = None,
     ) -> list[FoldSums]:
-        """Do what `toptune.train.passes.passes.accumulate` does; the sums lie in main memory."""
+        """Do what `toptune.train.passes.passes.take_sums` does; the sums lie in main memory."""
         ...
 
     def predict_left_out(

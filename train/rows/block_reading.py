@@ -13,7 +13,10 @@ from toptune.store.features.blocks import Blocks
 
 # Bytes of the values of a block in float64, at most; `block_rows_for` says why not more.
 BLOCK_BYTES = 32 * 2**20
-# The same on a CUDA device, which a block must fill with work for longer than its launches take.
+# Of many centers, a block has so many rows although they take more: each fold has a part of them, whose
+# product with thousands of columns of coefficients takes twice as long for 50 rows as for 200.
+LEAST_ROWS = 1024
+# BLOCK_BYTES on a CUDA device, which a block must fill with work for longer than its launches take.
 CUDA_BLOCK_BYTES = 2**30
 
 _NAMED_ROWS = 10
@@ -110,8 +113,8 @@ def block_rows_for(*, d: int, rank: int, limit_bytes: int | None = None, on_cuda
     """Return the rows of a block whose values take about 32 MiB in float64, or less under a small limit.
 
     Larger blocks save little on a CPU: longer products gain about what fetching more memory for each block
-    costs. On CUDA the values take about 1 GiB, or less so that reading them takes at most a quarter of that
-    in main memory.
+    costs. Rows of so many features that fewer than `LEAST_ROWS` would fit take more. On CUDA the values take
+    about 1 GiB, or less so that reading them takes at most a quarter of that in main memory.
 
     Parameters
     ----------
@@ -128,7 +131,11 @@ def block_rows_for(*, d: int, rank: int, limit_bytes: int | None = None, on_cuda
     if on_cuda and limit_bytes is not None:
         # Rows that are read, converted, and copied to page-locked memory lie in main memory three times.
         return max(64, budget // (8 * max(d + 3 * rank + 1, 4 * 3 * d)))
-    return max(64, budget // (8 * (d + 3 * rank + 1)))
+    row_bytes = 8 * (d + 3 * rank + 1)
+    least = LEAST_ROWS * row_bytes
+    if limit_bytes is not None:
+        least = min(least, limit_bytes // 16)
+    return max(64, max(budget, least) // row_bytes)
 
 
 def block_bytes_for(limit_bytes: int | None, *, on_cuda: bool) -> int:

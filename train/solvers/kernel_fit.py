@@ -122,8 +122,7 @@ def fit_kernel(problem: FitProblem) -> KernelFit:
 
 def fit_direct(problem: FitProblem) -> KernelFit:
     """Select and fit on the same sums, with all centers throughout."""
-    # The workers of a cluster whiten their own sums, so they need no kernel matrices of the centers.
-    maps = NystromMaps.on(problem.kernels, problem.centers, keep_grams=problem.rows.cluster is None)
+    maps = NystromMaps.on(problem.kernels, problem.centers, keep_grams=True)
     selection = problem.select(maps)
     kept, dual = maps.coefficients(selection.map_index, selection.beta[:-1])
     whitening = maps.whitenings[selection.map_index]

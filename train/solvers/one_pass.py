@@ -289,6 +289,7 @@ def _score_finalists(problem: _Problem, found: _Comparison) -> None:
         progress=problem.progress,
     )
     found.n_passes += 1
+    found.betas.clear()
     total = float(rows.validated_weights.sum())
     # Every finalist gets a temperature of its own before log-losses are compared: the scale of scores depends
     # on the penalty, and says nothing about which classifier is best.
@@ -338,6 +339,13 @@ def _fit_chosen(problem: _Problem, found: _Comparison, chosen: Candidate, *, clo
         sums=found.sums[index],
         left_out=next(iter(found.scores.values())),
     )
+
+
+def held_fits(*, rank: int, n_penalties: int, n_folds: int) -> int:
+    """Return how many fits, of one fold each, have their coefficients in memory while one map is compared."""
+    if rank <= EXHAUSTIVE_RANK:
+        return n_penalties * n_folds
+    return max(n_penalties, min(3, n_penalties) * n_folds) + 1
 
 
 def penalty_grid(sums: FoldSums, penalties: Sequence[float] | None) -> list[float]:

@@ -1,7 +1,7 @@
 """Ridge regression from block sums, with an intercept that is not penalized."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from toptune.errors import NumericalError
 from toptune.train.numerics.cholesky import factor_made, solve_factored
+from toptune.train.passes.peak_memory import is_lean
 from toptune.train.passes.sums import FoldSums
 
 
@@ -35,6 +36,9 @@ class CenteredSystem:
     work : Tensor of float64, shape (r, r), or None
         Memory in which systems are put together and factored. To allocate it anew for each system takes a
         third of the time that factoring takes.
+    renew : callable, optional
+        Puts G into the memory of `gram`, which holds it at no other time. Systems are then put together and
+        factored in that memory, and there is no `work`.
     """
 
     gram: Tensor
@@ -44,6 +48,7 @@ class CenteredSystem:
     weight: float
     metric: Tensor | None = None
     work: Tensor | None = None
+    renew: Callable[[], None] | None = None
 
     @classmethod
     def of(
@@ -56,18 +61,33 @@ class CenteredSystem:
         NumericalError
             If the rows have no weight.
         """
-        weight = float(gram[-1, -1])
+        return cls.bordered(gram[:-1, :-1], gram[:, -1], cross, metric, work=work)
+
+    @classmethod
+    def bordered(
+        cls,
+        gram: Tensor,
+        border: Tensor,
+        cross: Tensor,
+        metric: Tensor | None = None,
+        *,
+        work: Tensor | None = None,
+        renew: Callable[[], None] | None = None,
+    ) -> "CenteredSystem":
+        """Make the system of sums whose last row and column (r+1,) stand apart as `border`; see `of`."""
+        weight = float(border[-1])
         if weight <= 0:
             raise NumericalError("no rows to fit: the sums of these folds are empty")
-        mean, target_mean = gram[:-1, -1] / weight, cross[-1] / weight
+        mean, target_mean = border[:-1] / weight, cross[-1] / weight
         return cls(
-            gram=gram[:-1, :-1],
+            gram=gram,
             cross=torch.addr(cross[:-1], mean, target_mean, alpha=-weight),
             feature_mean=mean,
             target_mean=target_mean,
             weight=weight,
             metric=metric,
             work=work,
+            renew=renew,
         )
 
     @property
@@ -98,7 +118,11 @@ class CenteredSystem:
         # Means are taken out as the system is put together, not before: a centered copy of G would be another
         # matrix (r, r), and the work matrix receives the result anyway.
         mean = self.feature_mean
-        system = torch.addr(self.gram, mean, mean, alpha=-self.weight, out=self.work)
+        if self.renew is not None:
+            self.renew()
+            system = self.gram.addr_(mean, mean, alpha=-self.weight)
+        else:
+            system = torch.addr(self.gram, mean, mean, alpha=-self.weight, out=self.work)
         if self.metric is None:
             system.diagonal().add_(self.weight * penalty)
             return system
@@ -142,8 +166,8 @@ class LeftOut:
     jitter : float
         Largest jitter that any fit took.
     coefficients : dict of int to Tensor of float64, shape (n_folds, r + 1, n_targets)
-        Coefficients of each penalty that was tried on all folds, the intercept last; 0 for a fold without
-        rows.
+        Coefficients of the best penalty and its neighbors, or of every penalty if all were tried on all
+        folds, the intercept last; 0 for a fold without rows.
     first_error : float
         Least error of any penalty on the fold that tries every one.
     """
@@ -193,6 +217,7 @@ def left_out(
     if first_error > bound:
         return trials.result(first_error, {})
     window = everything if is_exhaustive else _around(int(of_first.argmin()), len(penalties))
+    trials.keep_only(window)
     # The best penalty may be at the edge of the window, with a better one beyond: the window follows the best
     # until both neighbors of the best are tried.
     while True:
@@ -202,6 +227,7 @@ def left_out(
         if all(bool(trials.is_tried[index].all()) for index in wider):
             break
         window = wider
+        trials.keep_only(window)
     return trials.result(first_error, trials.coefficients())
 
 
@@ -220,16 +246,24 @@ class _Trials:
         self.is_tried = torch.zeros(shape, dtype=torch.bool)
         self.n_folds = len(sums.gram)
         self._sums, self._penalties = sums, penalties
-        self._gram, self._cross, self._metric = sums.gram.sum(dim=0), sums.cross.sum(dim=0), sums.metric
+        self._cross, self._metric = sums.cross.sum(dim=0), sums.metric
         self._betas: dict[tuple[int, int], Tensor] = {}
+        # Penalty and fold of coefficients that were let go; they are made again if they are wanted after all.
+        self._let_go: set[tuple[int, int]] = set()
         self._n_clipped, self._jitter = 0, 0.0
-        # The sums of the other folds, and the systems, are put together in the same memory each time.
-        self._others = torch.empty_like(self._gram)
-        self._work = self._gram.new_empty((len(self._gram) - 1, len(self._gram) - 1))
+        # Systems are put together in the same memory each time.
+        rank = sums.gram.shape[1] - 1
+        self._work = sums.gram.new_empty((rank, rank))
+        # The sum over all folds, and memory for the sum without one.
+        self._whole: tuple[Tensor, Tensor] | None = None
+        if not is_lean(rank=rank, n_folds=self.n_folds):
+            self._whole = sums.gram.sum(dim=0), torch.empty_like(sums.gram[0])
 
     def attempt(self, fold: int, wanted: Sequence[int]) -> None:
-        """Fit all rows outside `fold` at each wanted penalty that was not tried yet."""
-        untried = [index for index in wanted if not self.is_tried[index, fold]]
+        """Fit all rows outside `fold` at each wanted penalty whose coefficients are not at hand."""
+        untried = [
+            index for index in wanted if not self.is_tried[index, fold] or (index, fold) in self._let_go
+        ]
         self.is_tried[untried, fold] = True
         if not untried:
             return
@@ -237,10 +271,7 @@ class _Trials:
         if float(self._sums.weights[fold]) == 0:
             self.errors[untried, fold] = 0.0
             return
-        torch.sub(self._gram, self._sums.gram[fold], out=self._others)
-        system = CenteredSystem.of(
-            self._others, self._cross - self._sums.cross[fold], self._metric, self._work
-        )
+        system = self._without(fold)
         for index in untried:
             try:
                 beta, jitter = system.solve(self._penalties[index])
@@ -249,27 +280,52 @@ class _Trials:
                 continue
             self._jitter = max(self._jitter, jitter)
             self._betas[index, fold] = beta
+            self._let_go.discard((index, fold))
             error = float(
                 self._sums.square[fold]
-                - 2 * (beta * self._sums.cross[fold]).sum()
-                + (beta * (self._sums.gram[fold] @ beta)).sum()
+                - 2 * torch.sum(beta.mul(self._sums.cross[fold]))
+                + torch.sum((self._sums.gram[fold] @ beta).mul_(beta))
             )
             # The three terms nearly cancel where the fit is almost perfect, and rounding can pass below 0.
             self._n_clipped += error < 0
             self.errors[index, fold] = max(error, 0.0)
 
+    def _without(self, fold: int) -> CenteredSystem:
+        """Return the system of all folds but one."""
+        cross = self._cross - self._sums.cross[fold]
+        if self._whole is not None:
+            whole, rest = self._whole
+            torch.sub(whole, self._sums.gram[fold], out=rest)
+            return CenteredSystem.of(rest, cross, self._metric, self._work)
+        others = [gram for other, gram in enumerate(self._sums.gram) if other != fold]
+
+        def renew() -> None:
+            self._work.zero_()
+            for gram in others:
+                self._work += gram[:-1, :-1]
+
+        border = torch.stack([gram[:, -1] for gram in others]).sum(dim=0)
+        return CenteredSystem.bordered(self._work, border, cross, self._metric, renew=renew)
+
+    def keep_only(self, window: Sequence[int]) -> None:
+        """Let go of the coefficients of other penalties: of many classes, they are large."""
+        for key in [key for key in self._betas if key[0] not in window]:
+            del self._betas[key]
+            self._let_go.add(key)
+
     def coefficients(self) -> dict[int, Tensor]:
-        """Return the coefficients of the penalties that all folds tried; they are handed over, not copied."""
-        return {
-            index: torch.stack(
-                [
-                    self._betas.pop((index, fold), torch.zeros_like(self._cross))
-                    for fold in range(self.n_folds)
-                ]
-            )
-            for index in range(len(self._penalties))
-            if bool(self.is_tried[index].all())
-        }
+        """Return the coefficients that all folds have; each fold's are let go as they are copied."""
+        found = {}
+        for index in range(len(self._penalties)):
+            keys = [(index, fold) for fold in range(self.n_folds)]
+            if not bool(self.is_tried[index].all()) or not self._let_go.isdisjoint(keys):
+                continue
+            # Folds without rows, and fits that failed, have no coefficients.
+            found[index] = self._cross.new_zeros((self.n_folds, *self._cross.shape))
+            for key in keys:
+                if key in self._betas:
+                    found[index][key[1]] = self._betas.pop(key)
+        return found
 
     def result(self, first_error: float, coefficients: dict[int, Tensor]) -> LeftOut:
         """Return the errors of all trials, with the coefficients given."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from toptune.errors import CorruptError, NumericalError
-from toptune.store.arrays.tensor_files import read_tensors, write_tensors
+from toptune.store.arrays.tensor_files import Pieces, read_tensors, write_tensors
 from toptune.train.passes.sums import FoldSums
 from toptune.train.solvers.ridge import CenteredSystem
 
@@ -133,22 +133,26 @@ class SavedSums:
     def save(self, folder: Path) -> None:
         """Write ``sums.safetensors``, with only the lower half of symmetric and triangular matrices."""
         # The other half is known, and leaving it out halves the largest file of a run.
-        gram, cross = [], []
-        lower = np.tril_indices(self.sums.gram.shape[1])
-        for number in range(len(self.sums.gram)):
-            # Each fold is a copy, because whitening works in place and the sums of the fit must stay.
-            fold = self.sums.fold(number).whitened()
-            gram.append(fold.gram[0].numpy()[lower])
-            cross.append(fold.cross[0].numpy())
-        tensors = {
-            "gram": np.stack(gram),
-            "cross": np.stack(cross),
+        n_folds, size, _ = self.sums.gram.shape
+        # A fold at a time is whitened and written: thousands of centers have sums of gigabytes.
+        tensors: dict[str, npt.NDArray[np.generic] | Pieces] = {
+            "gram": Pieces(
+                dtype=np.dtype(np.float64),
+                shape=(n_folds, size * (size + 1) // 2),
+                # Each fold is a copy, because whitening works in place and the sums of the fit must stay.
+                pieces=(_packed(self.sums.fold(at).whitened().gram[0].numpy()) for at in range(n_folds)),
+            ),
+            "cross": Pieces(
+                dtype=np.dtype(np.float64),
+                shape=tuple(self.sums.cross.shape),
+                pieces=(self.sums.whitened_cross(at).numpy() for at in range(n_folds)),
+            ),
             "square": self.sums.square.numpy(),
         }
         if self.sums.has_aside:
             tensors["has_aside"] = np.ones(1, dtype=np.uint8)
         if self.factor is not None:
-            tensors["factor"] = self.factor.numpy()[np.tril_indices(len(self.factor))]
+            tensors["factor"] = _packed(self.factor.numpy())
         write_tensors(folder / FILE, tensors)
 
     @classmethod
@@ -172,6 +176,15 @@ class SavedSums:
             raise CorruptError(f"{folder / FILE} cannot be read ({error}); train again") from error
         sums = FoldSums(gram=gram, cross=cross, square=square, has_aside="has_aside" in tensors)
         return cls(sums=sums, factor=factor)
+
+
+def _packed(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the lower triangle of a matrix, row after row; numpy's indices of it would take two matrices."""
+    found, at = np.empty(len(matrix) * (len(matrix) + 1) // 2), 0
+    for row, values in enumerate(matrix, start=1):
+        found[at : at + row] = values[:row]
+        at += row
+    return found
 
 
 def _unpacked(packed: npt.NDArray[np.generic], size: int) -> Tensor:

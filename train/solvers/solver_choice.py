@@ -13,7 +13,7 @@ from toptune.train.passes.peak_memory import (
 )
 from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.solvers.device_rates import DEFAULT_SHARE
-from toptune.train.solvers.one_pass import EXHAUSTIVE_RANK
+from toptune.train.solvers.one_pass import EXHAUSTIVE_RANK, held_fits
 
 SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
 # FALKON chooses width and penalty by the direct path on at most this many of the centers: left-out folds by
@@ -307,7 +307,7 @@ def _direct_peak(sizes: Sizes, rank: int) -> int:
         n_classes=sizes.n_classes,
         n_folds=sizes.n_folds,
         block_rows=_block_rows(sizes, rank),
-        n_penalties=sizes.n_penalties,
+        n_fits=held_fits(rank=rank, n_penalties=sizes.n_penalties, n_folds=sizes.n_folds),
         n_finalists=min(3, sizes.n_penalties) * sizes.n_widths,
         n_calibration=min(sizes.n, CALIBRATION_ROWS),
     )

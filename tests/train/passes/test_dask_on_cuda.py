@@ -24,12 +24,12 @@ class Inline:
         self.monkeypatch, self.names, self.n_tasks = monkeypatch, names, 0
 
     def scheduler_info(self, **_: Any) -> dict[str, Any]:
-        return {"workers": dict.fromkeys(self.names)}
+        return {"workers": {name: {"memory_limit": 0} for name in self.names}}
 
     def scatter(self, value: Any, **_: Any) -> Any:
         return sent(value)
 
-    def submit(self, work: Callable[..., Any], *arguments: Any, pure: bool) -> Any:
+    def submit(self, work: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
         worker = ThisWorker(self.names[self.n_tasks % len(self.names)], "tcp://here", 1)
         self.n_tasks += 1
         self.monkeypatch.setattr(dask_passes, "this_worker", lambda: worker)
@@ -53,7 +53,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             yield None if address is None else DaskCluster(Inline(monkeypatch, names), is_local=is_local)
 
         monkeypatch.setattr("toptune.train.estimators.scored_classifier.open_cluster", opened)
-        monkeypatch.setattr(dask_passes, "each_finished", iter)
+        monkeypatch.setattr(dask_passes, "each_finished", lambda parts, **_: iter(parts))
 
     return use
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,21 @@ def test_a_store_ten_times_the_limit(tmp_path: Path) -> None:
     assert figures["accuracy"] > 0.75
     assert figures["projected"] <= LIMIT
     assert figures["grown"] <= LIMIT, figures
+
+
+def test_the_benchmark_of_imagenets_size_draws_the_same_rows_in_any_slices() -> None:
+    script = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "imagenet_size.py"))
+    drawn = script["DrawnRows"](9000, 256, 3)
+    whole = drawn[0:9000]
+    np.testing.assert_array_equal(np.concatenate([drawn[0:4000], drawn[4000:8300], drawn[8300:9000]]), whole)
+    train, codes = whole[:8000], drawn.codes[:8000]
+    means = np.stack([train[codes == code].mean(axis=0, dtype=np.float64) for code in range(3)])
+    distances = np.square(whole[8000:, None] - means).sum(axis=2)
+    assert (distances.argmin(axis=1) == drawn.codes[8000:]).mean() > 0.9
+    # Multiply-adds of 2 x 10 x 4 x 3 kernel values' terms count twice.
+    size = script["Size"](rows=10, columns=3, classes=2, centers=4, folds=5)
+    assert size.flops()["kernel values, twice"] == 2 * 2 * 10 * 4 * 3
+    assert size.flops()["left-out scores"] == 2 * 3 * 10 * 4 * 2
 
 
 @pytest.mark.parametrize("is_newer", [False, True], ids=["older switch", "newer switches"])
