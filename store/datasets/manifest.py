@@ -137,12 +137,12 @@ class Manifest:
     @cached_property
     def labels(self) -> list[str | None]:
         """Labels ``(n,)``, None where unknown."""
-        return list(self.table["label"].to_pylist())
+        return _shared(self.table["label"])
 
     @cached_property
     def splits(self) -> list[str | None]:
         """Split names ``(n,)``, None where unknown."""
-        return list(self.table["split"].to_pylist())
+        return _shared(self.table["split"])
 
     @cached_property
     def sizes(self) -> npt.NDArray[np.int64]:
@@ -323,6 +323,16 @@ def _check_ids(column: pa.Array, given: Sequence[object]) -> None:
         twice = [c["values"] for c in counts.to_pylist() if c["counts"] > 1]
         sole_ids(ids.to_pylist(), given)
         raise InputError(f"{len(twice)} ids occur more than once, first {twice[0]!r}; ids must be unique")
+
+
+def _shared(column: pa.ChunkedArray) -> list[str | None]:
+    """Return the text of a column whose few values repeat; equal values are one object, whatever the rows."""
+    values: list[str | None] = []
+    for chunk in column.dictionary_encode().chunks:
+        names = [*chunk.dictionary.to_pylist(), None]
+        # Rows without a value get the last of the names.
+        values += [names[code] for code in chunk.indices.fill_null(-1).to_numpy().tolist()]
+    return values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from toptune.store.features.blocks import Blocks
 
 # Bytes of the values of a block in float64, at most; `block_rows_for` says why not more.
 BLOCK_BYTES = 32 * 2**20
-# Of many centers, a block has so many rows although they take more: each fold has a part of them, whose
-# product with thousands of columns of coefficients takes twice as long for 50 rows as for 200.
+# A block of a fit with many centers has at least so many rows, although these take more: the products of its
+# rows of one fold with thousands of columns of coefficients take twice as long for 50 rows as for 200.
 LEAST_ROWS = 1024
 # BLOCK_BYTES on a CUDA device, which a block must fill with work for longer than its launches take.
 CUDA_BLOCK_BYTES = 2**30

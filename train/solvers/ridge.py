@@ -320,11 +320,12 @@ class _Trials:
             keys = [(index, fold) for fold in range(self.n_folds)]
             if not bool(self.is_tried[index].all()) or not self._let_go.isdisjoint(keys):
                 continue
-            # Folds without rows, and fits that failed, have no coefficients.
-            found[index] = self._cross.new_zeros((self.n_folds, *self._cross.shape))
+            # The memory of an empty tensor is taken as it is filled, while that of each fold is given back.
+            found[index] = self._cross.new_empty((self.n_folds, *self._cross.shape))
             for key in keys:
-                if key in self._betas:
-                    found[index][key[1]] = self._betas.pop(key)
+                # Folds without rows, and fits that failed, have no coefficients.
+                beta = self._betas.pop(key, None)
+                found[index][key[1]] = 0.0 if beta is None else beta
         return found
 
     def result(self, first_error: float, coefficients: dict[int, Tensor]) -> LeftOut:

@@ -127,6 +127,6 @@ def test_a_worker_says_which_one_lacks_the_device_or_its_memory(
     def fail(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(dask_passes, "accumulate", fail)
+    monkeypatch.setattr(dask_passes, "take_sums", fail)
     with fake_cuda(), pytest.raises(DeviceMemoryError, match=r"dask worker tcp://here: .*fewer workers"):
         StreamingRidgeClassifier(device="cuda", dask="local:2").fit(*data())
