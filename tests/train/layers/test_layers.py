@@ -2,6 +2,7 @@ import pytest
 
 from toptune.store import ArraySpec, InputError
 from toptune.train import choose_arrays
+from toptune.train.layers.stored_layers import by_depth
 
 
 def spec(name: str) -> ArraySpec:
@@ -47,3 +48,11 @@ def test_messages_list_what_there_is() -> None:
         choose_arrays(STORED, "layer1.0")
     with pytest.raises(InputError, match="add some with toptune extract"):
         choose_arrays([], None)
+
+
+def test_outputs_inside_of_blocks_stand_with_their_block() -> None:
+    names = ["last.none", "blocks.10.mean", "blocks.2.mlp.act.mean", "blocks.2.mean", "blocks.2.norm2.mean"]
+    assert [each.name for each in by_depth([spec(name) for name in names])] == [
+        "blocks.2.mean", "blocks.2.mlp.act.mean", "blocks.2.norm2.mean", "blocks.10.mean", "last.none"
+    ]  # fmt: skip
+    assert [each.name for each in choose_arrays([spec(name) for name in names], "all")] == names
