@@ -3,12 +3,15 @@
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from toptune.store.files.json_values import canonical_json
 from toptune.text import counted
+from toptune.train.layers.stored_layers import LAST
+from toptune.train.runs.options import OTHER_MODELS
 from toptune.train.runs.record import CONFIG, METRICS
 from toptune.workflows.study.checks import SPLIT_OPTIONS, check_options
 from toptune.workflows.study.file import Keywords, Named, Study
@@ -76,7 +79,11 @@ def cells_of(study: Study) -> list[Cell]:
     cells = list(_cells(study))
     for kind, names, used in (
         ("data set", study.datasets, {cell.dataset for cell in cells}),
-        ("model", study.models, {cell.model for cell in cells}),
+        (
+            "model",
+            study.models,
+            {name for cell in cells for name in (cell.model, *study.members(cell.model))},
+        ),
         ("method", [*study.heads, *study.finetune], {cell.method for cell in cells}),
     ):
         if idle := [name for name in names if name not in used]:
@@ -98,12 +105,29 @@ def _cells(study: Study) -> Iterator[Cell]:
                     common = {**split, **size, "seed": seed}
                     for method, of_head in _wanted(study.heads, dataset, model, seed):
                         wanted = [of_head["layers"]] if "layers" in of_head else study.layers
-                        for layers in wanted:
-                            options = {**of_head, "layers": layers, **common}
-                            yield _cell(study, "train", dataset, model, method, str(layers), size, options)
+                        for each in wanted:
+                            layers, spelt = _layers_of(each, study.members(model))
+                            options = {**of_head, "layers": layers, **_fusion(study, model), **common}
+                            yield _cell(study, "train", dataset, model, method, spelt, size, options)
                     for method, of_tuning in _wanted(study.finetune, dataset, model, seed):
                         options = {**of_tuning, **common}
                         yield _cell(study, "finetune", dataset, model, method, "", size, options)
+
+
+def _layers_of(layers: Any, members: Sequence[str]) -> tuple[Any, str]:
+    """Give the layers that concern some backbones, and how they are spelt in tables."""
+    if not isinstance(layers, Mapping):
+        return layers, str(layers)
+    of_members = {name: layers.get(name, layers.get(OTHER_MODELS, LAST)) for name in members}
+    # What is the same for all is the same training as with one value.
+    first, *others = of_members.values()
+    if all(each == first for each in others):
+        return first, str(first)
+    return of_members, " ".join(f"{name}={each}" for name, each in of_members.items())
+
+
+def _fusion(study: Study, model: str) -> Keywords:
+    return {name: value for name, value in study.models[model].items() if name == "fusion"}
 
 
 def _wanted(methods: Named, dataset: str, model: str, seed: int) -> Iterator[tuple[str, Keywords]]:
@@ -129,7 +153,9 @@ def _cell(
     spelt = f"{size['shots']} a class" if "shots" in size else str(size.get("train_size", "all"))
     # Fine-tuning reads images, so that options of extraction do not decide its outcome.
     extraction = study.extract if kind == "train" else {}
-    identity = [kind, study.datasets[dataset]["data"], study.models[model], extraction, options]
+    backbones = [study.models[name] for name in study.members(model)]
+    of_model = backbones if "models" in study.models[model] else backbones[0]
+    identity = [kind, study.datasets[dataset]["data"], of_model, extraction, options]
     # The digest makes a changed option a new training, and lets studies that share a folder share
     # trainings.
     digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:10]

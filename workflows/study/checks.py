@@ -13,13 +13,13 @@ from toptune.train.heads.kind import PREFIX, is_path
 from toptune.train.heads.kinds import check_head
 from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.heads.skops_files import check_trusted
-from toptune.train.runs.options import TrainOptions
+from toptune.train.runs.options import OTHER_MODELS, TrainOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.study.file import Keywords, Study
 
 SPLIT_OPTIONS = ("group_by", "label_column", "resplit", "test_fraction", "val")
-# A study decides these options of `train` by itself, because it crosses sizes and seeds.
-_PLACES = {"dataset_version", "seed", "shots", "train_size"}
+# A study decides these options of `train` by itself, because it crosses sizes, seeds and models.
+_PLACES = {"dataset_version", "fusion", "seed", "shots", "train_size"}
 _DATASET_OPTIONS = ("data", "split", *SPLIT_OPTIONS)
 # These options of `train` decide whether a head can be made. A device is not among them, because another
 # machine may train the cell.
@@ -40,14 +40,16 @@ def check_options(study: Study) -> None:
         ("data set", study.datasets, set(_DATASET_OPTIONS)),
         ("head", study.heads, of_training | {"only"}),
         ("finetune", study.finetune, of_tuning | {"only"}),
-        ("model", study.models if study.finetune else {}, of_tuning | {"model"}),
+        ("model", study.backbones if study.finetune else {}, of_tuning | {"model"}),
     ):
         for name, options in named.items():
             if unknown := sorted(options.keys() - known):
-                raise InputError(
-                    f"study {study.path}: {kind} {name!r} has an option {unknown[0]!r}; "
-                    f"{choices(str(unknown[0]), sorted(known), most=len(known))}"
+                hint = (
+                    "say under models how several share a training: NAME: {models: [A, B], fusion: join}"
+                    if (kind, unknown[0]) == ("head", "fusion")
+                    else choices(str(unknown[0]), sorted(known), most=len(known))
                 )
+                raise InputError(f"study {study.path}: {kind} {name!r} has an option {unknown[0]!r}; {hint}")
     if study.finetune and (cut := [name for name, each in study.datasets.items() if "split" in each]):
         raise InputError(
             f"study {study.path}: data set {cut[0]!r} is only one split, which finetune does not take; leave "
@@ -56,10 +58,19 @@ def check_options(study: Study) -> None:
     for name, options in study.heads.items():
         with _naming(study, f"heads: {name}"):
             _check_head(options, study.path)
+            _check_layers(options.get("layers"), study)
     for name, options in study.finetune.items():
         with _naming(study, f"finetune: {name}"):
             given = {key: value for key, value in options.items() if key != "only"}
             options_of(FineTuneOptions, given, call="finetune")
+        wanted = options.get("only", {}).get("models", study.models)
+        if fused := [model for model in wanted if model not in study.backbones]:
+            single = ", ".join(model for model in wanted if model in study.backbones)
+            raise InputError(
+                f"study {study.path}: finetune {name!r} is asked for {', '.join(map(repr, fused))}, which "
+                f"are several models; one network is fine-tuned at a time: give it only: "
+                f"{{models: [{single}]}}"
+            )
 
 
 def check_places(study: Study) -> None:
@@ -77,7 +88,7 @@ def check_places(study: Study) -> None:
     for name, options in study.datasets.items():
         with _naming(study, f"datasets: {name}"):
             find_place(options["data"])
-    for name, options in study.models.items():
+    for name, options in study.backbones.items():
         with _naming(study, f"models: {name}"):
             parse_model_name(options["model"])
             if "weights" in options and not Path(options["weights"]).is_file():
@@ -101,6 +112,16 @@ def _check_head(options: Keywords, path: Path) -> None:
             from toptune.train.heads.heads import make_head
 
             make_head(head, params=params, **given)
+
+
+def _check_layers(layers: object, study: Study) -> None:
+    """Refuse layers by model of a model that the study does not have."""
+    for name in layers if isinstance(layers, Mapping) else ():
+        if name != OTHER_MODELS and name not in study.backbones:
+            raise InputError(
+                f"layers names model {name!r}, which is no single model of the study; "
+                f"{choices(name, study.backbones)}"
+            )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from toptune.options import choices
 from toptune.store.datasets.outside_text import outside_text, read_outside_text
 from toptune.store.files.names import is_path
 from toptune.train.rows.options import MOST_SEEDS
+from toptune.train.runs.options import FUSIONS, LATE
 
 KEYS = (
     "store", "out", "runs", "datasets", "models", "layers", "heads", "train_sizes", "shots", "seeds",
@@ -47,7 +48,8 @@ class Study:
         ``data``, the images; ``split``; and options of the split: ``group_by``, ``label_column``,
         ``resplit``, ``test_fraction``, ``val``.
     models : mapping of name to mapping
-        ``model`` and other options of extraction that belong to the backbone, such as ``weights``.
+        ``model`` and other options of extraction that belong to the backbone, such as ``weights``. Or
+        ``models``, names of two others or more that share each training, and ``fusion``, which says how.
     layers : tuple of str
         Layers for every head whose options name none.
     heads : mapping of name to mapping
@@ -74,6 +76,15 @@ class Study:
     seeds: tuple[int, ...]
     extract: Keywords = field(default_factory=dict)
     finetune: Named = field(default_factory=dict)
+
+    def members(self, model: str) -> tuple[str, ...]:
+        """Return the names of the backbones that share a training, or the one name of a single backbone."""
+        return tuple(self.models[model].get("models", (model,)))
+
+    @property
+    def backbones(self) -> Named:
+        """The models that have features of their own."""
+        return {name: options for name, options in self.models.items() if "models" not in options}
 
 
 def read_study(path: str | os.PathLike[str]) -> Study:
@@ -131,7 +142,10 @@ def read_study(path: str | os.PathLike[str]) -> Study:
             name: {**options, "data": _data(options, name, place)} for name, options in datasets.items()
         },
         models={
-            name: {**options, **_backbone(options, name, folder, file)} for name, options in models.items()
+            name: _fused(name, models, file)
+            if "models" in options
+            else {**options, **_backbone(options, name, folder, file)}
+            for name, options in models.items()
         },
         layers=tuple(_strings(given.get("layers", ["last"]), "layers", file)),
         heads={
@@ -232,7 +246,35 @@ def _data(options: Keywords, name: str, place: Callable[[object, str], Path]) ->
     return str(value) if value in BUILTINS and not path.exists() else str(path)
 
 
+def _fused(name: str, models: Named, file: Path) -> Keywords:
+    """Read a model that is several of the others; ``late`` is the default as for `toptune.train.train`."""
+    where, options = f"models: {name}", models[name]
+    members = _strings(options["models"], f"{where}: models", file)
+    known = [each for each, of_model in models.items() if "models" not in of_model]
+    if strange := [each for each in members if each not in known]:
+        raise InputError(
+            f"study {file}: {where}: models names {strange[0]!r}, which is no single model of the study; "
+            f"{choices(strange[0], known)}"
+        )
+    if len(members) < 2:
+        raise InputError(f"study {file}: {where}: models names 1 model; give at least 2")
+    if unknown := [each for each in options if each not in ("models", "fusion")]:
+        raise InputError(
+            f"study {file}: {where} has an option {unknown[0]!r} beside models and fusion; give the option "
+            f"to {', '.join(members)}"
+        )
+    fusion = options.get("fusion", LATE)
+    if fusion not in FUSIONS:
+        raise InputError(f"study {file}: {where}: fusion is {fusion!r}; {choices(str(fusion), FUSIONS)}")
+    return {"models": tuple(members), "fusion": fusion}
+
+
 def _backbone(options: Keywords, name: str, folder: Path, file: Path) -> dict[str, str]:
+    if "fusion" in options:
+        raise InputError(
+            f"study {file}: models: {name} has fusion {options['fusion']!r} and is one model; give "
+            "`models: [names]` of two others or more in place of `model`, or leave fusion out"
+        )
     model = _kind(options.get("model", name), str, f"models: {name}", file)
     kind, _, path = model.partition(":")
     # Only paths hold variables. The name of a repository goes to a server, and must not carry a secret there.

@@ -134,10 +134,22 @@ def result_of(cell: Cell, out: Path) -> Result:
         # A study may have hundreds of cells, and the confusion matrix of an older run takes megabytes.
         metrics=replace(metrics, per_class={}, confusion_matrix=()),
         left_out_accuracy=record.left_out_accuracy,
-        bytes_per_picture=None if record.saves is None else record.saves.bytes_per_picture,
+        bytes_per_picture=_bytes_per_image(record, cell.folder),
         warnings=record.warnings,
         folder=os.path.relpath(cell.folder, out),
     )
+
+
+def _bytes_per_image(record: RunRecord, folder: Path) -> int | None:
+    """Add up what all heads of a run read of each image."""
+    records = [record]
+    if record.fusion is not None:
+        records = [
+            RunRecord.read(folder / member.folder / CONFIG, advice=_ADVICE)
+            for member in record.fusion.members
+        ]
+    known = [each.saves.bytes_per_picture for each in records if each.saves is not None]
+    return sum(known) if known and len(known) == len(records) else None
 
 
 def write_results(results: Sequence[Result], out: Path, *, spreadsheet_safe: bool = False) -> None:

@@ -132,7 +132,7 @@ def plan_study(path: str | Path) -> StudyPlan:
     return StudyPlan(
         cells=len(cells),
         done=len(done),
-        extractions=tuple((dataset, model) for dataset in study.datasets for model in study.models),
+        extractions=tuple((dataset, model) for dataset in study.datasets for model in study.backbones),
         seconds_left=sum(known) if len(known) == len(expected) else None,
         unknown=tuple(
             dict.fromkeys(cell.method for cell, each in zip(left, expected, strict=True) if each is None)
@@ -225,7 +225,7 @@ def extract_all(study: Study, notify: Callable[[str], None]) -> dict[tuple[str, 
                   for layers in study.layers)  # fmt: skip
     names = {}
     for dataset, of_dataset in study.datasets.items():
-        for model, of_model in study.models.items():
+        for model, of_model in study.backbones.items():
             notify(f"features of {model} over {dataset}")
             summary = extract(
                 of_dataset["data"],
@@ -283,12 +283,17 @@ def _arguments(study: Study, cell: Cell, names: Mapping[tuple[str, str], str]) -
             **study.models[cell.model],
             **cell.options,
         }
+    members = {name: names[cell.dataset, name] for name in study.members(cell.model)}
+    options = dict(cell.options)
+    if isinstance(options["layers"], Mapping):
+        options["layers"] = {members[name]: layers for name, layers in options["layers"].items()}
+    stored = [*members.values()]
     return {
         "store": str(study.store),
         "dataset": cell.dataset,
-        "model": names[cell.dataset, cell.model],
+        **({"models": stored} if "fusion" in options else {"model": stored[0]}),
         "out": str(cell.folder),
-        **cell.options,
+        **options,
     }
 
 

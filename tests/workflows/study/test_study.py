@@ -115,6 +115,48 @@ def test_studies_share_runs_and_methods_keep_to_their_places(tmp_path: Path) -> 
     assert (report.trained, report.done_before) == (2, 2)
 
 
+OTHER = "random:test_efficientnet"
+BOTH: dict[str, Any] = {"glyphs": MODEL, "other": OTHER}
+
+
+def test_several_backbones_share_trainings(tmp_path: Path) -> None:
+    models = BOTH | {"late": {"models": ["glyphs", "other"]}}
+    models["side by side"] = {"models": ["glyphs", "other"], "fusion": "join"}
+    only = {"models": ["late", "side by side"]}
+    heads = {"ridge": {"layers": {"glyphs": "last", "*": "all"}, "only": only}, "ncm": {"only": only}}
+    path = write(tmp_path, models=models, heads=heads, layers=["last"], seeds=1)
+    assert plan_study(path).extractions == (("shapes", "glyphs"), ("shapes", "other"))
+    report = run_study(path)
+    assert (report.trained, report.failed) == (4, {})
+    rows = pq.read_table(tmp_path / "small" / "results.parquet").to_pylist()
+    assert [(row["model"], row["method"], row["layers"]) for row in rows] == [
+        (model, method, layers)
+        for model in ("late", "side by side")
+        for method, layers in (("ridge", "glyphs=last other=all"), ("ncm", "last"))
+    ]
+    for row in rows:
+        run = tmp_path / "small" / row["run"]
+        config = json.loads((run / "run.json").read_text())
+        assert config["kind"] == ("late" if row["model"] == "late" else "join")
+        names = config["options"]["models"]
+        assert [name.partition("@")[0] for name in names] == [MODEL, OTHER]
+        if row["method"] == "ridge":
+            assert config["options"]["layers"] == dict(zip(names, ("last", "all"), strict=True))
+        assert row["left_out_accuracy"] > 0.4
+        assert row["extract_seconds"] > 0
+    # Both ways read the same columns of each image.
+    assert rows[0]["bytes_per_picture"] == rows[2]["bytes_per_picture"] > rows[1]["bytes_per_picture"] > 0
+    assert run_study(path).done_before == 4
+
+
+def test_layers_of_each_backbone_are_those_of_its_own_trainings(tmp_path: Path) -> None:
+    heads = {"ridge": {"layers": {"glyphs": "last", "*": "all"}}}
+    cells = cells_of(read_study(write(tmp_path, models=BOTH, heads=heads, seeds=1)))
+    assert [(cell.model, cell.layers) for cell in cells] == [("glyphs", "last"), ("other", "all")]
+    single = cells_of(read_study(write(tmp_path, models=BOTH, heads={"ridge": {}}, layers=["all"], seeds=1)))
+    assert cells[1].folder == single[1].folder
+
+
 def test_fine_tuning_does_not_depend_on_how_features_are_stored(tmp_path: Path) -> None:
     asked = {"finetune": {"full": {"epochs": 3}}, "seeds": 1}
     folders = [
@@ -201,6 +243,35 @@ def test_what_trainings_note_is_said_at_the_end(run_cli: Run, tmp_path: Path) ->
         ({"heads": {"knn": {"params": [3]}}}, "heads: knn: params is .*give a mapping"),
         ({"heads": {"knn": {"cv": None}}}, "heads: knn: cv is None"),
         ({"finetune": {"full": {"depth": "deep"}}}, "finetune: full: depth is 'deep'"),
+        (
+            {"models": {"a": MODEL, "both": {"models": ["a", "b"]}}},
+            "models: both: models names 'b', which .*choose one of a$",
+        ),
+        (
+            {"models": BOTH | {"both": {"models": ["glyphs"]}}},
+            "models: both: models names 1 model; give at least 2",
+        ),
+        (
+            {"models": BOTH | {"both": {"models": ["glyphs", "other"], "fusion": "jion"}}},
+            "models: both: fusion is 'jion'; did you mean 'join'",
+        ),
+        (
+            {"models": BOTH | {"both": {"models": ["glyphs", "other"], "weights": "a.pt"}}},
+            "models: both has an option 'weights' .*give the option to glyphs, other",
+        ),
+        (
+            {"models": BOTH | {"glyphs": {"model": MODEL, "fusion": "join"}}},
+            "models: glyphs has fusion 'join' .*models: .names",
+        ),
+        ({"heads": {"ridge": {"fusion": "join"}}}, "head 'ridge' has an option 'fusion'.*under models"),
+        (
+            {"heads": {"ridge": {"layers": {"glyps": "last"}}}},
+            "heads: ridge: layers names model 'glyps'.*did you mean 'glyphs'",
+        ),
+        (
+            {"models": BOTH | {"both": {"models": ["glyphs", "other"]}}, "finetune": {"full": {}}},
+            "finetune 'full' .*'both', which are several models; .*only: {models: .glyphs, other.}",
+        ),
         ({"finetune": {"full": {"learning_rates": 0.1}}}, "finetune: full: .*float"),
     ],
 )
