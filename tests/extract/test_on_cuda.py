@@ -101,7 +101,7 @@ def test_batches_are_copied_ahead_of_the_results_that_are_waited_for_through_the
     n_batches = 36 // batch_size
     options: dict[str, Any] = {
         "model": "random:test_resnet", "img_size": 32, "precision": "fp32", "decode": "exact",
-        "dtype": "float32", "batch_size": batch_size,
+        "dtype": "float32", "batch_size": batch_size, "layers": "last",
     }  # fmt: skip
     extract(photos, store=tmp_path / "cpu", **options)
     log: list[str] = []

@@ -73,7 +73,8 @@ def test_several_models_share_the_streams(
 ) -> None:
     torch.set_num_threads(2)
     models = [f"local-dir:{model_folder}", "random:test_resnet"]
-    extract_models(make_folder(70), models=models, store=tmp_path / "both", batch_size=4, img_size=32)
+    options: dict[str, Any] = {"batch_size": 4, "img_size": 32, "layers": "last"}
+    extract_models(make_folder(70), models=models, store=tmp_path / "both", **options)
     assert len({name for name, _ in passes} - {"MainThread"}) == 2
     torch.set_num_threads(1)
     for model in models:
