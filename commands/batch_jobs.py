@@ -8,7 +8,7 @@ import click
 
 from toptune.commands.data.extraction import extract
 from toptune.commands.options.help import Command, Group
-from toptune.commands.options.parsing import parse_bytes, parse_seconds
+from toptune.commands.options.parsing import listed, parse_bytes, parse_seconds
 from toptune.commands.options.printing import show
 from toptune.commands.runs.training import train
 
@@ -90,15 +90,14 @@ def jobs_slurm(
     """Write Slurm scripts that extract DATA and then train.
 
     An array job extracts, and a job after it checks the store and trains. The command takes the options of
-    extract that make sense in a job; --train has the options of training. Sizes follow from the plan, which
+    extract that make sense in a job; --train has the options of training. Several --model are extracted by
+    the same tasks and share the run, as --fusion in --train says. Sizes follow from the plan, which
     is printed. Nothing is submitted without --submit.
     """
     from toptune.options import option_names, options_of
+    from toptune.train.runs.options import TrainOptions
     from toptune.workflows import SlurmOptions, check_sbatch, submit_slurm_jobs, write_slurm_jobs
 
-    if len(models) > 1:
-        raise click.UsageError(f"{len(models)} models are given; write the jobs of each by itself")
-    (model,) = models
     # Timing the extraction takes a while; a machine without sbatch is refused before that.
     if submit:
         check_sbatch()
@@ -106,12 +105,15 @@ def jobs_slurm(
     own = {name: options.pop(name) for name in option_names(SlurmOptions) if name in options}
     own["train_arguments"] = None if no_train else words
     options_of(SlurmOptions, own, call="slurm")  # What the jobs decide is refused before it is parsed.
-    if not no_train:
-        # The arguments go through the parser of `toptune train` now, or a typing error would show only on the
-        # cluster, after the extraction.
-        fixed = ["--store", root, "--dataset", "x", "--model", model, "--out", "x"]
-        train.make_context("train", [*fixed, *words], parent=ctx)
-    done = write_slurm_jobs(data, model=model, store=root, options=options, **own)
+    with listed(models, "models") as names:
+        if not no_train:
+            # The arguments go through the parser of `toptune train` now, or a typing error would show only on
+            # the cluster, after the extraction.
+            of_models = [word for name in names for word in ("--model", name)]
+            fixed = ["--store", root, "--dataset", "x", *of_models, "--out", "x"]
+            asked = train.make_context("train", [*fixed, *words], parent=ctx).params
+            TrainOptions(fusion=asked["fusion"], layers=asked["layers"]).check_models(None, names)
+        done = write_slurm_jobs(data, models=names, store=root, options=options, **own)
     done = submit_slurm_jobs(done) if submit else done
     show(as_json, done.to_dict(), str(done))
 

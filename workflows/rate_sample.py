@@ -2,10 +2,10 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toptune.extract.extraction import extract
+from toptune.extract.extraction import extract_models
 from toptune.extract.images.source import ImageSource
 from toptune.extract.sources.opening import open_source
 from toptune.store.datasets.manifest import Manifest
@@ -17,7 +17,7 @@ SAMPLE_IMAGES = 128
 def measure_rate(
     data: str | os.PathLike[str] | ImageSource,
     *,
-    model: str,
+    models: Sequence[str],
     options: Mapping[str, Any],
     n_pictures: int = SAMPLE_IMAGES,
 ) -> float:
@@ -27,8 +27,8 @@ def measure_rate(
     ----------
     data : path or ImageSource
         All images.
-    model : str
-        Name of the backbone.
+    models : sequence of str
+        Names of backbones. Of several, the images that all of them are done with in a second.
     options : mapping
         Further options of `toptune.extract.extract`.
     n_pictures : int
@@ -39,7 +39,10 @@ def measure_rate(
     known = {name: value for name, value in options.items() if name not in ("dataset", *of_source)}
     sample = Sample(open_source(data, **of_source), n_pictures)
     with tempfile.TemporaryDirectory(prefix="toptune-") as folder:
-        return extract(sample, model=model, store=folder, dataset="sample", **known).images_per_second
+        done = extract_models(sample, models=models, store=folder, dataset="sample", **known)
+    # Models that shared a pass have the seconds of that pass, and so the same rate; passes follow each other.
+    rates = {summary.images_per_second for summary in done}
+    return 1 / sum(1 / rate for rate in rates)
 
 
 class Sample:

@@ -190,7 +190,7 @@ def _check_extraction(session: _Session, data: Data, n_missing: int, model: str)
         If the extraction would take longer than the seconds that are left; the message has both.
     """
     n_sample = min(SAMPLE_IMAGES, max(_LEAST_SAMPLE, n_missing // _SAMPLE_PART))
-    rate = measure_rate(data, model=model, options=session.asked.extraction, n_pictures=n_sample)
+    rate = measure_rate(data, models=[model], options=session.asked.extraction, n_pictures=n_sample)
     expected = n_missing / rate
     if expected > session.left:
         raise InputError(

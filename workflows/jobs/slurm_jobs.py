@@ -4,7 +4,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -12,15 +12,16 @@ from typing import Any, Unpack
 from toptune.errors import InputError
 from toptune.extract.backbone.backbone import load_backbone
 from toptune.extract.backbone.spec import BackboneSpec
-from toptune.extract.extraction import extract
-from toptune.extract.request.plan import ExtractPlan, ExtractSummary
+from toptune.extract.extraction import extract_models
+from toptune.extract.request.plan import ExtractPlan
 from toptune.machine.devices import AUTO
 from toptune.options import option_names, options_of
 from toptune.store.files.json_values import json_text
 from toptune.store.files.place import place_of
 from toptune.store.files.system_errors import explained_writing
+from toptune.train.runs.options import TrainOptions
 from toptune.workflows.jobs.slurm_options import SlurmArguments, SlurmOptions
-from toptune.workflows.jobs.slurm_plan import SlurmPlan, clock, size_jobs
+from toptune.workflows.jobs.slurm_plan import SlurmPlan, clock, plan_of_all, size_jobs
 from toptune.workflows.jobs.slurm_scripts import (
     extract_script,
     log_pattern,
@@ -88,7 +89,8 @@ class SlurmJobs:
 def write_slurm_jobs(
     data: str | os.PathLike[str],
     *,
-    model: str,
+    model: str | None = None,
+    models: Sequence[str] | None = None,
     store: str,
     options: Mapping[str, object] | None = None,
     **arguments: Unpack[SlurmArguments],
@@ -101,8 +103,10 @@ def write_slurm_jobs(
     ----------
     data : path or str
         A folder of images, a file or the name of a built-in data set.
-    model : str
+    model : str, optional
         Name of the backbone.
+    models : sequence of str, optional
+        In place of `model`, several backbones: each task extracts them together, and they share the run.
     store : path
         Store that takes the features.
     options : mapping, optional
@@ -121,19 +125,20 @@ def write_slurm_jobs(
         If something given cannot be used, or there is nothing to extract.
     """
     asked = options_of(SlurmOptions, arguments, call="write_slurm_jobs")
+    names = TrainOptions().check_models(model, models)
     # An option of None is one that was not given: the default on the node may differ from the default here.
     given = {name: value for name, value in (options or {}).items() if value is not None}
     given["device"] = _device(str(given.get("device", AUTO)), asked)
-    summary, plan = _planned(data, model, store, given, asked)
+    dataset, plan = _planned(data, names, store, given, asked)
     # A job may start in another folder, so that paths are written absolute; a bucket has no folder.
     root = str(store) if "://" in str(store) else str(place_of(store).absolute())
-    name = f"toptune-{one_line(summary.dataset).replace(' ', '-')}"
-    command = [*TOPTUNE, "extract", str(data), "--model", model, "--store", root, *as_arguments(given)]
+    name = f"toptune-{one_line(dataset).replace(' ', '-')}"
+    of_models = [word for each in names for word in ("--model", each)]
+    command = [*TOPTUNE, "extract", str(data), *of_models, "--store", root, *as_arguments(given)]
     texts = {"extract.sbatch": _extract_text(plan, asked, name=name, command=command)}
     if asked.is_training:
-        texts["train.sbatch"] = _train_text(
-            plan, asked, name=name, root=root, dataset=summary.dataset, model=model
-        )
+        features = ["--store", root, "--dataset", dataset, *of_models]
+        texts["train.sbatch"] = _train_text(plan, asked, name=name, root=root, features=features)
     texts["submit.sh"] = submit_script(with_training=asked.is_training)
     with explained_writing(asked.folder, elsewhere="give another --out", kept="no job was submitted"):
         (asked.folder / "logs").mkdir(parents=True, exist_ok=True)
@@ -163,9 +168,13 @@ def _device(device: str, asked: SlurmOptions) -> str:
 
 
 def _planned(
-    data: str | os.PathLike[str], model: str, store: str, given: Mapping[str, Any], asked: SlurmOptions
-) -> tuple[ExtractSummary, SlurmPlan]:
-    """Plan the extraction on this machine, and divide the plan into tasks.
+    data: str | os.PathLike[str],
+    models: Sequence[str],
+    store: str,
+    given: Mapping[str, Any],
+    asked: SlurmOptions,
+) -> tuple[str, SlurmPlan]:
+    """Plan the extraction on this machine, and divide the plan into tasks; return the data set's name too.
 
     Raises
     ------
@@ -175,23 +184,32 @@ def _planned(
     # This machine may lack the nodes' GPUs; the plan is the same on a CPU.
     here = {**given, "device": "cpu"}
     known = {name: value for name, value in here.items() if name not in NOT_FOR_PLANS}
-    summary = extract(data, model=model, store=store, dry_run=True, update=bool(given.get("update")), **known)
-    if summary.plan is None or not summary.plan.units_missing:
-        raise InputError(f"nothing to extract: all of it is stored in {summary.cache}; use toptune train")
-    backbone = load_backbone(
-        model, **{name: value for name, value in here.items() if name in option_names(BackboneSpec)}
+    summaries = extract_models(
+        data, models=models, store=store, dry_run=True, update=bool(given.get("update")), **known
     )
-    weights_bytes = sum(each.numel() * each.element_size() for each in backbone.model.parameters())
+    plans = {
+        model: summary.plan
+        for model, summary in zip(models, summaries, strict=True)
+        if summary.plan is not None and summary.plan.units_missing
+    }
+    if not plans:
+        caches = ", ".join(summary.cache for summary in summaries)
+        raise InputError(f"nothing to extract: all of it is stored in {caches}; use toptune train")
+    of_backbone = {name: value for name, value in here.items() if name in option_names(BackboneSpec)}
+    weights_bytes = 0
+    for model in plans:
+        backbone = load_backbone(model, **of_backbone)
+        weights_bytes += sum(each.numel() * each.element_size() for each in backbone.model.parameters())
     rate = asked.images_per_second
     if rate is None:
-        rate = measure_rate(data, model=model, options=known)
-    plan = _sized(summary.plan, rate, weights_bytes, asked)
+        rate = measure_rate(data, models=[*plans], options=known)
+    plan = _sized(plan_of_all([*plans.values()]), rate, weights_bytes, asked)
     if asked.images_per_second is None:
         measured = f"{rate:.1f} images/s were measured here, not on a node" + (
             " and without a GPU; --images-per-second says better" if asked.gpus else ""
         )
         plan = replace(plan, notes=(*plan.notes, measured))
-    return summary, plan
+    return summaries[0].dataset, plan
 
 
 def _sized(plan: ExtractPlan, rate: float, weights_bytes: int, asked: SlurmOptions) -> SlurmPlan:
@@ -242,14 +260,14 @@ def _extract_text(plan: SlurmPlan, asked: SlurmOptions, *, name: str, command: l
 
 
 def _train_text(
-    plan: SlurmPlan, asked: SlurmOptions, *, name: str, root: str, dataset: str, model: str
+    plan: SlurmPlan, asked: SlurmOptions, *, name: str, root: str, features: Sequence[str]
 ) -> str:
     """Write the job that checks the store and trains."""
     given = list(asked.train_arguments or ())
     memory_bytes = asked.memory_bytes
     if memory_bytes is None:
         memory_bytes = max(TRAIN_BYTES, plan.memory_bytes)
-    words = [*TOPTUNE, "train", "--store", root, "--dataset", dataset, "--model", model, *given]
+    words = [*TOPTUNE, "train", *features, *given]
     words += ["--out", str(asked.run)]
     if "--memory-limit" not in given:
         # By default the limit would be half of the node's memory, whatever the job was given.

@@ -1,8 +1,8 @@
 """`SlurmPlan` has number, time and memory of the tasks, by arithmetic over the plan of an extraction."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 
 from toptune.errors import InputError
 from toptune.extract.request.plan import ExtractPlan
@@ -175,11 +175,44 @@ def size_jobs(
         model_bytes=model_bytes,
         base_bytes=BASE_BYTES,
         memory_bytes=memory_bytes or MEMORY_STEP * math.ceil(needed / MEMORY_STEP),
-        # Each unit has a shard and a ledger entry for every array and for the digests of the images.
-        files=2 * plan.units_missing + 2 * sum(array.units_missing for array in plan.arrays),
+        # Each file of features and of the images' digests has a ledger entry beside it.
+        files=2 * plan.files_written,
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
         notes=tuple(notes),
+    )
+
+
+def plan_of_all(plans: Sequence[ExtractPlan]) -> ExtractPlan:
+    """Return one plan of the extraction of several models by the same tasks; each image counts once.
+
+    Units are the largest of any model, of which there are the fewest, so that each task has units of every
+    model. Bytes, buffers and arrays are those of all models; models with batches and units of the same size
+    share what is read.
+
+    Parameters
+    ----------
+    plans : sequence of ExtractPlan
+        Plans of the models that have something to extract, one at least.
+    """
+    coarsest = max(plans, key=lambda plan: plan.unit_rows)
+    rows_missing = max(plan.rows_missing for plan in plans)
+    read: dict[tuple[int, int], int] = {}
+    for plan in plans:
+        size = plan.unit_rows, plan.batch_size
+        read[size] = max(read.get(size, 0), plan.bytes_read)
+    return replace(
+        coarsest,
+        rows_missing=rows_missing,
+        # The rows that another model lacks may lie in more units than the coarsest model lacks itself.
+        units_missing=min(
+            max(coarsest.units_missing, -(-rows_missing // coarsest.unit_rows)), coarsest.units
+        ),
+        arrays=tuple(array for plan in plans for array in plan.arrays),
+        bytes_read=sum(read.values()),
+        bytes_written=sum(plan.bytes_written for plan in plans),
+        memory_bytes=sum(plan.memory_bytes for plan in plans),
+        files_written=sum(plan.files_written for plan in plans),
     )
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from toptune.extract import ArrayPlan, ExtractPlan
 from toptune.store import FeatureStore, InputError
 from toptune.workflows import size_jobs, write_slurm_jobs
 from toptune.workflows.jobs.slurm_jobs import as_arguments
-from toptune.workflows.jobs.slurm_plan import BASE_BYTES, clock
+from toptune.workflows.jobs.slurm_plan import BASE_BYTES, clock, plan_of_all
 from toptune.workflows.jobs.slurm_scripts import extract_script, log_pattern
 
 Run = Callable[..., tuple[int, str, str]]
@@ -42,7 +43,7 @@ def plan_of(rows: int, unit_rows: int, *, missing: int | None = None) -> Extract
         unit_rows=unit_rows,
         batch_size=32,
         pixel_bytes_per_image=3 * 224 * 224,
-        files_written=units_missing,
+        files_written=3 * units_missing,
         units=units,
         units_missing=units_missing,
         arrays=(array, array),
@@ -91,6 +92,17 @@ def test_sizes_are_arithmetic(
 def test_only_what_is_missing_counts() -> None:
     sized = size_jobs(plan_of(1_000_000, 4096, missing=10), images_per_second=100, weights_bytes=MiB, jobs=4)
     assert (sized.units, sized.rows, sized.units_per_task) == (10, 40960, 10)
+
+
+def test_tasks_of_several_models_have_units_of_each() -> None:
+    fine, coarse = plan_of(100_000, 1024), plan_of(100_000, 4096, missing=2)
+    both = plan_of_all([fine, coarse])
+    assert (both.units, both.units_missing, both.rows_missing) == (25, 25, 100_000)
+    assert both.files_written == fine.files_written + coarse.files_written
+    assert plan_of_all([fine, fine]).bytes_read == fine.bytes_read
+    # Batches and units of other sizes are read apart.
+    other = replace(coarse, batch_size=16)
+    assert plan_of_all([fine, coarse, other]).bytes_read == 3 * fine.bytes_read
 
 
 def test_sizes_that_cannot_be() -> None:
@@ -176,6 +188,8 @@ def test_scripts_are_bash_that_says_what_was_asked(run_cli: Run, awkward: Path) 
         (("--mem", "much"), "'much'"),
         (("--time", "3m"), "--time is 180 s"),
         (("--layers", "layer9"), "layer9"),
+        (("--train", "--fusion join"), "fusion is 'join' with the one model"),
+        (("--train", "--layers vit=all"), "layers names model 'vit', which is none of the run"),
         (("--images-per-second", "0"), "images_per_second"),
         (("--device", "cpu", "--gpus", "1"), "leaves them idle"),
     ],
@@ -230,6 +244,65 @@ def test_no_training_and_a_rate_measured_here(run_cli: Run, photos: Path, tmp_pa
     assert run_cli("extract", photos, "--model", MODEL, "--store", tmp_path / "s")[0] == 0
     code, _, err = run_cli(*common)
     assert (code, "nothing to extract" in err) == (2, True)
+
+
+OTHER = "random:test_efficientnet"
+
+
+def command_of(script: Path) -> list[str]:
+    """The words of the command of toptune that a script runs, without the Python before them."""
+    text = script.read_text()
+    words = shlex.split(text[text.rindex(shlex.quote(sys.executable)) :].replace("\\\n", " "), comments=True)
+    return words[3 : next(place for place, word in enumerate(words) if word in ("&", "code=$?"))]
+
+
+def test_several_models_are_extracted_and_trained_together(
+    run_cli: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, own = (
+        tmp_path / "s",
+        ("--head", "ridge", "--cv", "2", "--fusion", "join", "--layers", f"{OTHER}=all"),
+    )
+    common = (
+        "jobs",
+        "slurm",
+        photos,
+        "--model",
+        MODEL,
+        "--model",
+        OTHER,
+        "--store",
+        store,
+        "--layers",
+        "all",
+    )
+    code, out, err = run_cli(*common, "--out", tmp_path / "jobs", "--train", shlex.join(own), "--json")
+    assert code == 0, err
+    plan = json.loads(out)["plan"]
+    assert "were measured here" in plan["notes"][0]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    assert run_cli(*command_of(tmp_path / "jobs" / "extract.sbatch"))[0] == 0
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
+    caches = FeatureStore.open(store).caches()
+    assert sorted(cache.model for cache in caches) == sorted([MODEL, OTHER])
+    assert plan["rows"] == caches[0].n_rows
+    assert run_cli(*command_of(tmp_path / "jobs" / "train.sbatch"))[0] == 0
+    models = ("--model", MODEL, "--model", OTHER)
+    code, _, err = run_cli(
+        "train", "--store", store, "--dataset", "photos", *models, *own, "--out", tmp_path / "r"
+    )
+    assert code == 0, err
+    here, there = (
+        json.loads((run / "run.json").read_text()) for run in (tmp_path / "r", tmp_path / "jobs" / "run")
+    )
+    assert here["arrays"] == there["arrays"]
+    assert here["selected"] == there["selected"]
+    assert here["kind"] == there["kind"] == "join"
+    figures = [
+        json.loads((run / "metrics.json").read_text())["log_loss"]
+        for run in (tmp_path / "r", tmp_path / "jobs" / "run")
+    ]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-9)
 
 
 def program(folder: Path, name: str, text: str) -> None:
