@@ -1,7 +1,10 @@
-"""``--dataset`` and ``--model`` may be left out where the store holds one."""
+"""``--dataset`` and ``--model`` may be left out where the store holds one; ``--model`` may be several."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from toptune.commands.options.parsing import listed
 from toptune.commands.options.printing import echo
 
 
@@ -31,3 +34,25 @@ def fill_names(root: str, options: dict[str, Any]) -> dict[str, Any]:
         words = " and ".join(f"--{name} {found[name]}" for name in left_out)
         echo(f"taken from the store, which holds no other: {words}", err=True)
     return options | found
+
+
+@contextmanager
+def filled_models(root: str, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield options as `fill_names` gives them, of a command that takes ``--model`` several times.
+
+    Errors within the context tell of names in a file as `listed` does.
+
+    Parameters
+    ----------
+    root : str
+        The store.
+    options : dict
+        Options of a command, with ``dataset`` and ``models``. In place of ``models``, the result has
+        ``model`` where at most one is given.
+    """
+    given: Sequence[str] = options["models"]
+    others = {name: value for name, value in options.items() if name != "models"}
+    with listed(given, "models") as models:
+        # Fewer than two models are the one model that the name, or the store, gives.
+        filled = fill_names(root, others | {"model": models[0] if models else None})
+        yield filled | {"model": None, "models": models} if len(models) > 1 else filled

@@ -33,15 +33,16 @@ DATASET_VERSION = click.option(
     type=click.IntRange(1),
     help="Version of a data set that grew; by default the latest.",
 )
+SEVERAL_MODELS = click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME",
+    help="Model, as it was given to extract; by default the only one of the data set. The option may be "
+    "given several times, for models that share the run; @FILE has one model a line.",
+)
 MODELS = together(
-    click.option(
-        "--model",
-        "models",
-        multiple=True,
-        metavar="NAME",
-        help="Model, as it was given to extract; by default the only one of the data set. The option may be "
-        "given several times, for models that share the run; @FILE has one model a line.",
-    ),
+    SEVERAL_MODELS,
     click.option(
         "--fusion",
         type=Choice(FUSIONS),
@@ -202,5 +203,5 @@ HEAD_DEVICE = click.option(
 )
 # Commands that compare heads or layers have these options for columns, rows and limits.
 COMPARED = together(
-    COLUMNS, MEMORY_LIMIT, FOLDS, STORED_SPLIT, CLASS_WEIGHT, SKIP_FAILED, HEAD_DEVICE,
+    COLUMNS_BY_MODEL, MEMORY_LIMIT, FOLDS, STORED_SPLIT, CLASS_WEIGHT, SKIP_FAILED, HEAD_DEVICE,
 )  # fmt: skip

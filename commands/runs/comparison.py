@@ -4,18 +4,29 @@ from typing import Any
 
 import click
 
-from toptune.commands.options.common import JSON, SPREADSHEET_SAFE
+from toptune.commands.options.common import JSON, SPREADSHEET_SAFE, STORE
 from toptune.commands.options.help import Choice, Command
-from toptune.commands.options.only_names import fill_names
+from toptune.commands.options.only_names import filled_models
 from toptune.commands.options.parsing import parse_names, parse_object
 from toptune.commands.options.printing import show
-from toptune.commands.options.training import BUDGET, COMPARED, DATASET_VERSION, PARAMS, SEED, STORED_FEATURES
+from toptune.commands.options.training import (
+    BUDGET,
+    COMPARED,
+    DATASET,
+    DATASET_VERSION,
+    MODELS,
+    PARAMS,
+    SEED,
+    SEVERAL_MODELS,
+)
 from toptune.train.layers.options import SHORT_LIST_HEADS
 from toptune.train.reports.options import CompareOptions, LayerReportOptions
 
 
 @click.command("layers-report", cls=Command)
-@STORED_FEATURES
+@STORE
+@DATASET
+@SEVERAL_MODELS
 @click.option(
     "--out",
     required=True,
@@ -53,17 +64,21 @@ def layers_report(root: str, as_json: bool, **options: Any) -> None:
     """Report how well each stored layer and pooling does.
 
     The report also says which layers to train on. They are compared by cross-validation on the training
-    images: each alone, cumulative from either end, and greedily chosen. The options of train say which images
+    images: each alone, cumulative from either end, and greedily chosen; of several --model, the layers of all
+    stand side by side, as with --fusion join. The options of train say which images
     are trained on.
     """
     from toptune.train import report_layers
 
-    report = report_layers(root, **fill_names(root, options))
+    with filled_models(root, options) as filled:
+        report = report_layers(root, **filled)
     show(as_json, report.to_dict(), str(report))
 
 
 @click.command(cls=Command)
-@STORED_FEATURES
+@STORE
+@DATASET
+@MODELS
 @click.option(
     "--heads", required=True, callback=parse_names, help="Heads to compare, named as for train, with commas."
 )
@@ -98,13 +113,12 @@ def layers_report(root: str, as_json: bool, **options: Any) -> None:
 def compare(root: str, as_json: bool, **options: Any) -> None:
     """Train several heads on repeated splits or samples.
 
-    The table has means, intervals and paired tests. The options of train say which images are trained on and
-    tested on.
+    The table has means, intervals and paired tests. With several --model, each run is of all of them. The
+    options of train say which images are trained on and tested on.
     """
     from toptune.train import compare_heads
     from toptune.workflows import work_progress
 
-    options = fill_names(root, options)
-    with work_progress("comparing") as progress:
-        comparison = compare_heads(root, progress=progress, **options)
+    with filled_models(root, options) as filled, work_progress("comparing") as progress:
+        comparison = compare_heads(root, progress=progress, **filled)
     show(as_json, comparison.to_dict(), str(comparison))

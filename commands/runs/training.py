@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from toptune.commands.options.common import JSON, SKIP_FAILED, STORE, RunFolder
 from toptune.commands.options.help import Command, examples
-from toptune.commands.options.only_names import fill_names
+from toptune.commands.options.only_names import filled_models
 from toptune.commands.options.parsing import listed
 from toptune.commands.options.printing import show
 from toptune.commands.options.training import (
@@ -123,12 +123,8 @@ def train(ctx: click.Context, /, root: str, as_json: bool, verbose: bool, **opti
         for name in ("update", "forget"):
             del options[name]
         verbosity = plans_on_standard_error(logging.DEBUG if verbose else logging.INFO)
-        with listed(options.pop("models"), "models") as models, verbosity:
-            # Fewer than two models are the one model that the name, or the store, gives.
-            several = len(models) > 1
-            options = fill_names(root, options | {"model": models[0] if models else None})
-            options |= {"model": None, "models": models} if several else {}
-            run = run_training(root, **options)
+        with filled_models(root, options) as filled, verbosity:
+            run = run_training(root, **filled)
         from toptune.train.solvers.saved_sums import FILE, KEEPERS
 
         if "keep_sums" in given and options["keep_sums"] and not (run.folder / FILE).is_file():

@@ -99,9 +99,13 @@ def _checked(options: TrainOptions, n_models: int) -> TrainOptions:
             option="cv",
         )
     if head.is_auto:
-        budget = DEFAULT_BUDGET_SECONDS if head.budget is None else head.budget
-        options = replace(options, head=replace(head, budget=budget / n_models))
+        options = replace(options, head=replace(head, budget=share_of_budget(head.budget, n_models)))
     return options
+
+
+def share_of_budget(budget: float | None, n_models: int) -> float:
+    """Return the seconds that head ``auto`` has for each of several models; None is the default for all."""
+    return (DEFAULT_BUDGET_SECONDS if budget is None else budget) / n_models
 
 
 def _fit_all(

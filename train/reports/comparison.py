@@ -5,16 +5,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from toptune.costs.meter import CostMeter
 from toptune.errors import InputError, StoreError
 from toptune.machine.devices import settle_head_device
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
-from toptune.store.features.feature_view import StoredFeatures
+from toptune.store.features.feature_view import ModelFeatures, StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.store.files.writing import check_writable
+from toptune.store.joined.joined_features import JoinedFeatures, joined_name
+from toptune.train.fusion.late import share_of_budget
+from toptune.train.fusion.members import open_members
 from toptune.train.fusion.training import train
 from toptune.train.heads.kinds import kind_of
 from toptune.train.heads.options import AUTO_HEAD
@@ -28,6 +31,7 @@ from toptune.train.runs.run import read_labels
 from toptune.train.runs.writing import check_out
 
 RUNS = "runs"
+_ADVICE = "remove the folder, or give another --out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,8 @@ def compare_heads(
     store: str | os.PathLike[str] | FeatureStore,
     *,
     dataset: str,
-    model: str,
+    model: str | None = None,
+    models: Sequence[str] | None = None,
     heads: Sequence[str],
     out: str | os.PathLike[str],
     progress: Callable[[int, int], None] | None = None,
@@ -62,8 +67,12 @@ def compare_heads(
     ----------
     store : path or FeatureStore
         Root folder of the store, or the store.
-    dataset, model : str
-        Names of the data set and of the model whose features are in the store.
+    dataset : str
+        Name of the data set.
+    model : str, optional
+        Name of the model whose features are in the store.
+    models : sequence of str, optional
+        In place of `model`, several models that share each run; ``fusion`` says how.
     heads : sequence of str
         Names of heads, as for `toptune.train.train`. Two or more are tested in pairs.
     out : path
@@ -92,11 +101,10 @@ def compare_heads(
         if name != AUTO_HEAD:
             kind_of(name)  # This refuses an unknown head before the first run.
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    features = opened.features(
-        model, dataset, version=options.dataset_version, label_column=options.label_column
-    )
+    shared = options.of_features.check_models(model, models)
+    features = open_members(opened, dataset, {name: options.of_features.for_model(name) for name in shared})
     if options.leak:
-        _check_leak(features, options)
+        _check_leak(features[shared[0]], options)
     folder = Path(os.fspath(out)).absolute()
     if (folder / RUNS).is_dir():
         # Runs that are there are taken as they are; those that are missing, and the table, are written.
@@ -112,30 +120,29 @@ def compare_heads(
     for done, run in enumerate(planned):
         if progress is not None:
             progress(done, len(planned))
-        wanted = options.training(run.head, seed=run.seed, is_grouped=run.is_grouped)
+        wanted = options.training(run.head, shared, seed=run.seed, is_grouped=run.is_grouped)
         path = folder / RUNS / run.name
         # A RUN folder appears whole, so that a folder that is there is a finished run.
         if not path.exists():
-            version = options.dataset_version
             train(
                 opened,
                 dataset=dataset,
-                model=model,
                 out=path,
-                dataset_version=version,
+                dataset_version=options.dataset_version,
                 # Nobody updates the runs of a comparison, and sums take about 4 (folds + 1) M^2 bytes a run.
                 keep_sums=False,
-                **wanted,
+                **(wanted if len(shared) > 1 else wanted | {"model": shared[0]}),
             )
         record, metrics = _finished(path, wanted, features)
         split = "" if options.group_by is None else "grouped" if run.is_grouped else UNGROUPED
-        rows.append(RunRow.of(record, metrics, split=split, folder=f"{RUNS}/{run.name}"))
+        arrays = _arrays(path, record)
+        rows.append(RunRow.of(record, metrics, arrays=arrays, split=split, folder=f"{RUNS}/{run.name}"))
         warnings.append((run.head, list(record.warnings)))
     if progress is not None:
         progress(len(planned), len(planned))
     request = {
         "dataset": dataset,
-        "model": model,
+        "model": " + ".join(shared),
         "heads": names,
         "seeds": options.seeds,
         "leak": options.leak,
@@ -181,19 +188,21 @@ def _folder_name(head: str) -> str:
 
 
 def _finished(
-    path: Path, options: Mapping[str, object], cache: StoredFeatures
+    path: Path, options: Mapping[str, Any], members: Mapping[str, ModelFeatures]
 ) -> tuple[RunRecord, RunMetrics]:
     """Read the record and the metrics of a run, or refuse a run of something else."""
-    advice = "remove the folder, or give another --out"
     try:
-        record = RunRecord.read(path / CONFIG, advice=advice, needed=("cache", "manifest", "options"))
+        record = RunRecord.read(path / CONFIG, advice=_ADVICE, needed=("manifest", "options"))
         record.check_files(path, record.table_names)
-        metrics = RunMetrics.read(path / METRICS, advice=advice)
+        digests, stored = _digests(path, record, members)
+        metrics = RunMetrics.read(path / METRICS, advice=_ADVICE)
     except StoreError as error:
         raise InputError(f"{path} is no finished run ({error})") from error
-    features = None if record.cache is None else record.cache.digest
-    made = {**record.options, "features": features, "pictures": record.manifest.pictures_digest}
-    wanted = dict(options) | {"features": cache.digest, "pictures": cache.manifest.pictures_digest}
+    manifest = next(iter(members.values())).manifest
+    made = {**record.options, "features": digests, "pictures": record.manifest.pictures_digest}
+    wanted = {**options, "features": stored, "pictures": manifest.pictures_digest}
+    if record.is_fused and options["head"] == AUTO_HEAD:
+        wanted["budget"] = share_of_budget(options["budget"], len(members))
     # A run of other options or images under the same name would enter the means unnoticed. The device changes
     # no result beyond rounding, and the runs of a comparison may come from several machines.
     for name, value in json_ready(wanted).items():
@@ -202,8 +211,36 @@ def _finished(
                 f"{path} is a run with {name} {made.get(name)!r}, and {value!r} is asked for; give another "
                 "--out, or remove it"
             )
-    labels = cache.manifest.labels
+    labels = manifest.labels
     # Labels are no part of the digest of the images, so that they are compared one by one.
     if any(labels[row] != label for row, label in read_labels(path).items()):
         raise InputError(f"{path} is a run with other labels than the data set has now; give another --out")
     return record, metrics
+
+
+def _digests(path: Path, record: RunRecord, members: Mapping[str, ModelFeatures]) -> tuple[Any, Any]:
+    """Return what tells the features that trained a run from others, and what tells those of the store."""
+    if record.fusion is None:
+        stored = [*members.values()]
+        features: StoredFeatures = stored[0] if len(stored) == 1 else JoinedFeatures.of(stored)
+        return None if record.cache is None else record.cache.digest, features.digest
+    # The features of a model that weighs nothing are no part of the run.
+    made = {name: head.cache and head.cache.digest for name, head in _heads(path, record).items()}
+    return made, {name: members[name].digest if name in members else None for name in made}
+
+
+def _arrays(path: Path, record: RunRecord) -> list[str]:
+    """List the stored arrays that a run uses; the names of several models stand before theirs."""
+    if record.fusion is None:
+        return [array.name for array in record.arrays or ()]
+    heads = _heads(path, record)
+    return [joined_name(name, array.name) for name, head in heads.items() for array in head.arrays or ()]
+
+
+def _heads(path: Path, record: RunRecord) -> dict[str, RunRecord]:
+    """Read the records of the heads of a late fusion, by the names of the members."""
+    members = () if record.fusion is None else record.fusion.members
+    return {
+        member.name: RunRecord.read(path / member.folder / CONFIG, advice=_ADVICE, needed=("cache", "arrays"))
+        for member in members
+    }

@@ -69,8 +69,10 @@ class RunRow:
     folder: str
 
     @classmethod
-    def of(cls, record: RunRecord, metrics: RunMetrics, *, split: str, folder: str) -> "RunRow":
-        """Take a row from the record and the metrics of a run."""
+    def of(
+        cls, record: RunRecord, metrics: RunMetrics, *, arrays: Sequence[str], split: str, folder: str
+    ) -> "RunRow":
+        """Take a row from the record and the metrics of a run, and the names of the arrays of its heads."""
         return cls(
             head=str(record.options["head"]),
             split=split,
@@ -82,7 +84,7 @@ class RunRow:
             n_test=metrics.n_test,
             n_not_drawn=record.split.n_not_drawn or 0,
             is_fixed=record.split.rule.startswith(NAMED),
-            arrays=" ".join(array.name for array in record.arrays or ()),
+            arrays=" ".join(arrays),
             folder=folder,
         )
 

@@ -17,6 +17,7 @@ _PATHS = {
     "last": "from the last layer",
     "forward": "greedy forward",
     "backward": "greedy backward",
+    "each": "last of each model",
 }
 
 

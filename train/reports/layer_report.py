@@ -1,7 +1,9 @@
 """`report_layers`: accuracy by layer and pooling of a data set, what to train on, and an image of it."""
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,16 +15,21 @@ from toptune.costs.values import Costs
 from toptune.machine.devices import settle_head_device
 from toptune.machine.memory import left_for_head
 from toptune.options import flat_options, options_of
+from toptune.store.arrays.spec import ArraySpec
 from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.store.files.provenance import provenance
+from toptune.store.joined.joined_features import JoinedFeatures, joined_name, split_name
 from toptune.text import printed_table
+from toptune.train.fusion.members import open_members, told_of
 from toptune.train.heads.kinds import check_head
 from toptune.train.layers.choices import LAYER_SEARCH, LayerChoice, LayerSearch
 from toptune.train.layers.stored_layers import AUTO, by_depth, choose_arrays
 from toptune.train.reports.layer_plot import save_layer_image
 from toptune.train.reports.options import LayerReportArguments, LayerReportOptions
 from toptune.train.rows.chosen_rows import choose_rows, rows_digest
+from toptune.train.runs.options import JOIN, TrainOptions
 from toptune.train.runs.writing import check_out, new_run_folder, write_json
 
 if TYPE_CHECKING:  # heads import torch and scikit-learn, which a report that is refused does not need
@@ -35,6 +42,7 @@ _TITLES = {
     "last": "cumulative, from the last layer",
     "forward": "greedy, forward",
     "backward": "greedy, backward",
+    "each": "the last layer of each model",
 }
 _COLUMNS = ("accuracy", "log-loss", "squared error", "columns", "bytes an image", "ms to fit")
 
@@ -91,12 +99,11 @@ class LayerReport:
         lines = [
             f"accuracies are those of left-out training rows ({search.n_rows} rows, {search.n_folds} folds), "
             "no test row was read; +- is one standard error",
-            f"best by {search.decided_by}: --layers {chosen.layers} "
-            f"({chosen.bytes_per_picture} bytes an image)",
+            f"best by {search.decided_by}: {train_words(chosen)} ({chosen.bytes_per_picture} bytes an image)",
         ]
         if cheapest.arrays != chosen.arrays:
             lines.append(
-                f"fewest bytes within one standard error of the best ridge: --layers {cheapest.layers} "
+                f"fewest bytes within one standard error of the best ridge: {train_words(cheapest)} "
                 f"({cheapest.bytes_per_picture} bytes an image)"
             )
         lines += [f"note: {note}" for note in [*self.config["rows"], *search.notes]]
@@ -109,7 +116,8 @@ def report_layers(
     store: str | os.PathLike[str] | FeatureStore,
     *,
     dataset: str,
-    model: str,
+    model: str | None = None,
+    models: Sequence[str] | None = None,
     out: str | os.PathLike[str],
     progress: Callable[[str], None] | None = None,
     spreadsheet_safe: bool = False,
@@ -121,8 +129,12 @@ def report_layers(
     ----------
     store : path or FeatureStore
         Root folder of the store, or the store.
-    dataset, model : str
-        Names of the data set and of the model whose features are in the store.
+    dataset : str
+        Name of the data set.
+    model : str, optional
+        Name of the model whose features are in the store.
+    models : sequence of str, optional
+        In place of `model`, several models, whose layers stand side by side as with ``fusion="join"``.
     out : path
         Folder to make; a folder that exists and is not empty is refused.
     progress : callable, optional
@@ -143,12 +155,9 @@ def report_layers(
     path = check_out(out)
     check_head(options.head, options.params, cv=options.cv, class_weight=options.class_weight)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    features = opened.features(
-        model, dataset, version=options.dataset_version, label_column=options.rows.label_column
-    )
+    shared = options.of_features.check_models(model, models)
+    features, arrays = _open(opened, shared, dataset, options.of_features)
     features.mark_used()
-    layers = "all" if options.layers in (None, AUTO) else options.layers
-    arrays = choose_arrays(by_depth(features.arrays()), layers, options.pooling)
     failed = features.failed_rows([array.name for array in arrays])
     rows = choose_rows(features.manifest, options.rows, cv=options.cv, failed=failed)
     # torch and scikit-learn are imported now that names and columns have been checked.
@@ -168,7 +177,7 @@ def report_layers(
     config = {
         "dataset": dataset,
         "dataset_version": features.dataset_version,
-        "model": model,
+        "model": " + ".join(shared),
         "cache": {"name": features.name, "digest": features.digest},
         "options": options.to_dict(),
         "split": {
@@ -184,9 +193,31 @@ def report_layers(
     with new_run_folder(path) as folder:
         write_json(folder / REPORT, report.to_dict())
         search.write_csv(folder / LAYER_SEARCH, spreadsheet_safe=spreadsheet_safe)
-        title = f"{dataset}, {model}: {search.n_rows} training images, {search.n_folds} folds"
+        title = f"{dataset}, {config['model']}: {search.n_rows} training images, {search.n_folds} folds"
         save_layer_image(folder / IMAGE, search, title=title)
     return report
+
+
+def _open(
+    store: FeatureStore, models: Sequence[str], dataset: str, options: TrainOptions
+) -> tuple[StoredFeatures, list[ArraySpec]]:
+    """Open the features of a model, or of several as one table, and choose the arrays to compare."""
+    of_models = {model: options.for_model(model) for model in models}
+    opened = open_members(store, dataset, of_models)
+    chosen = {}
+    for model, features in opened.items():
+        layers = of_models[model].layers
+        wanted = "all" if layers in (None, AUTO) else layers
+        with told_of(model) if len(models) > 1 else nullcontext():
+            chosen[model] = choose_arrays(by_depth(features.arrays()), wanted, options.pooling)
+    if len(models) == 1:
+        return opened[models[0]], chosen[models[0]]
+    joined = JoinedFeatures.of([*opened.values()])
+    return joined, [
+        replace(spec, name=joined_name(member, spec.name))
+        for member, model in zip(joined.members, models, strict=True)
+        for spec in chosen[model]
+    ]
 
 
 def _new_head(options: LayerReportOptions) -> "Head":
@@ -202,6 +233,22 @@ def _new_head(options: LayerReportOptions) -> "Head":
         device=options.device,
         memory_limit_bytes=left_for_head(options.search.memory_limit_bytes, options.device),
     )
+
+
+def train_words(choice: LayerChoice) -> str:
+    """Write the options of ``toptune train`` that mean a subset of layers, of one model or of several."""
+    of_models: dict[str, list[str]] = {}
+    for model, array in map(split_name, choice.arrays):
+        of_models.setdefault(model, []).append(array)
+    if "" in of_models:
+        return f"--layers {choice.layers}"
+    words = [word for model in of_models for word in ("--model", model)]
+    if len(of_models) == 1:
+        (arrays,) = of_models.values()
+        return shlex.join([*words, "--layers", ",".join(arrays)])
+    words += ["--fusion", JOIN]
+    words += [w for model, arrays in of_models.items() for w in ("--layers", f"{model}={','.join(arrays)}")]
+    return shlex.join(words)
 
 
 def _rows(path: Sequence[LayerChoice]) -> list[tuple[str, ...]]:

@@ -11,6 +11,7 @@ from toptune.train.heads.kinds import default_preprocessing
 from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.layers.options import SHORT_LIST_HEADS, SearchOptions
 from toptune.train.rows.options import MOST_SEEDS, RowArguments, RowOptions
+from toptune.train.runs.options import LATE, Layers, TrainOptions
 
 # The keys of "options" in layers.json and in compare.json, in the order in which they are written.
 _RECORDED_OF_LAYERS = (
@@ -27,7 +28,7 @@ class LayerReportArguments(RowArguments, total=False):
     """The keywords of `LayerReportOptions`."""
 
     dataset_version: int | None
-    layers: str | Sequence[str] | None
+    layers: Layers | Mapping[str, Layers]
     pooling: str | None
     preprocess: str | None
     head: str
@@ -52,7 +53,7 @@ class LayerReportOptions:
         Version of a data set that grew; by default the latest.
     layers, pooling : optional
         Which stored arrays are compared: by default all of them, by depth; else the named ones, in the order
-        of the names.
+        of the names. Of several models, a mapping gives each its own, as in `TrainOptions`.
     preprocess : str, optional
         Steps before the regression and the head; by default the head's own.
     head : {"falkon", "falkon-logistic"}
@@ -82,7 +83,7 @@ class LayerReportOptions:
 
     rows: RowOptions = field(default_factory=RowOptions)
     dataset_version: int | None = None
-    layers: str | Sequence[str] | None = None
+    layers: Layers | Mapping[str, Layers] = None
     pooling: str | None = None
     preprocess: str | None = None
     head: str = "falkon"
@@ -101,6 +102,13 @@ class LayerReportOptions:
                 option="head",
             )
         self.search  # noqa: B018 - making the value refuses what the search cannot do
+
+    @property
+    def of_features(self) -> TrainOptions:
+        """The options that say which stored features are read."""
+        return TrainOptions(
+            rows=self.rows, dataset_version=self.dataset_version, layers=self.layers, pooling=self.pooling
+        )
 
     @property
     def search(self) -> SearchOptions:
@@ -128,7 +136,8 @@ class CompareArguments(TypedDict, total=False):
     seeds: int
     leak: bool
     dataset_version: int | None
-    layers: str | Sequence[str] | None
+    fusion: str | None
+    layers: Layers | Mapping[str, Layers]
     pooling: str | None
     preprocess: str | None
     params: Mapping[str, Mapping[str, Any]] | None
@@ -165,6 +174,8 @@ class CompareOptions:
         Seconds of each run of head ``auto``.
     dataset_version : int, optional
         Version of a data set that grew; by default the latest.
+    fusion : {"late", "join"}, optional
+        How several models share each run, as `TrainOptions` describes it.
     layers, pooling, preprocess : optional
         Stored arrays that the heads use, and the steps before each head, as `TrainOptions` describes them.
     cv, class_weight : optional
@@ -186,7 +197,8 @@ class CompareOptions:
     seeds: int = 5
     leak: bool = False
     dataset_version: int | None = None
-    layers: str | Sequence[str] | None = None
+    fusion: str | None = None
+    layers: Layers | Mapping[str, Layers] = None
     pooling: str | None = None
     preprocess: str | None = None
     params: Mapping[str, Mapping[str, Any]] | None = None
@@ -212,6 +224,16 @@ class CompareOptions:
             raise InputError(
                 "leak compares splits with and without group_by, and none is given; give --group-by"
             )
+
+    @property
+    def of_features(self) -> TrainOptions:
+        """The options that say which stored features are read, and how several models share a run."""
+        return TrainOptions(
+            rows=RowOptions(label_column=self.label_column),
+            dataset_version=self.dataset_version,
+            fusion=self.fusion,
+            layers=self.layers,
+        )
 
     def check_heads(self, heads: Sequence[str]) -> None:
         """Refuse a list of heads that the options do not fit.
@@ -240,12 +262,20 @@ class CompareOptions:
         flat = flat_options(self) | {"params": given}
         return {name: flat[name] for name in _RECORDED_OF_COMPARISON}
 
-    def training(self, head: str, *, seed: int, is_grouped: bool) -> dict[str, Any]:
-        """Return the options of one run, as its run.json records them."""
-        return self.to_dict() | {
-            "head": head,
-            "seed": seed,
-            "group_by": self.group_by if is_grouped else None,
-            "params": dict((self.params or {}).get(head, {})),
-            "budget": self.budget if head == AUTO_HEAD else None,
-        }
+    def training(self, head: str, models: Sequence[str], *, seed: int, is_grouped: bool) -> dict[str, Any]:
+        """Return the options of one run, as its run.json records them; several models are among them."""
+        layers = {model: self.of_features.for_model(model).layers for model in models}
+        first, *others = layers.values()
+        several = {"models": list(models), "fusion": self.fusion or LATE} if len(models) > 1 else {}
+        return (
+            self.to_dict()
+            | several
+            | {
+                "head": head,
+                "layers": first if all(each == first for each in others) else layers,
+                "seed": seed,
+                "group_by": self.group_by if is_grouped else None,
+                "params": dict((self.params or {}).get(head, {})),
+                "budget": self.budget if head == AUTO_HEAD else None,
+            }
+        )
