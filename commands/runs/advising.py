@@ -1,5 +1,6 @@
 """`toptune advise` says what is worth while before the work is done."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -11,9 +12,27 @@ from toptune.commands.options.printing import echo, show
 from toptune.commands.options.training import SEED, split_options
 
 
+def the_one_model(_context: click.Context, _option: click.Parameter, value: Sequence[str]) -> str:
+    """Return the one model; several are refused with the commands that answer for them."""
+    if len(value) > 1:
+        raise click.BadParameter(
+            f"{len(value)} models are given ({', '.join(value)}), and advise weighs one frozen network "
+            "against fine-tuning the same; advise on each by itself, with one --store, and then train on "
+            "all: toptune train, or compare, takes --model several times with --fusion late or join"
+        )
+    return value[0]
+
+
 @click.command(cls=Command)
 @click.argument("data")
-@click.option("--model", required=True, metavar="NAME", help="Pretrained backbone, named as for extract.")
+@click.option(
+    "--model",
+    required=True,
+    multiple=True,
+    callback=the_one_model,
+    metavar="NAME",
+    help="Pretrained backbone, named as for extract; one, because one network is fine-tuned.",
+)
 @click.option(
     "--store",
     default="features",

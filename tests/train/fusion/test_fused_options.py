@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -82,3 +83,12 @@ def test_an_update_keeps_its_models(tmp_path: Any) -> None:
 
 def _context() -> tuple[click.Context, click.Parameter]:
     return click.Context(click.Command("train")), click.Option(["--layers"])
+
+
+def test_advice_on_several_models_is_refused_with_what_answers(tmp_path: Path) -> None:
+    words = ["advise", "digits", "--store", str(tmp_path / "s"), "--model", "a", "--model", "b"]
+    result = CliRunner().invoke(toptune, words)
+    assert result.exit_code == 2
+    assert "2 models are given (a, b)" in result.stderr
+    assert "advise on each by itself" in result.stderr
+    assert not (tmp_path / "s").exists()
