@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -207,6 +207,7 @@ def _open(
     chosen = {}
     for model, features in opened.items():
         layers = of_models[model].layers
+        assert not isinstance(layers, Mapping), "TrainOptions.for_model gives the layers of one model"
         wanted = "all" if layers in (None, AUTO) else layers
         with told_of(model) if len(models) > 1 else nullcontext():
             chosen[model] = choose_arrays(by_depth(features.arrays()), wanted, options.pooling)

@@ -11,6 +11,7 @@ import pytest
 
 from toptune.store import FeatureStore, InputError
 from toptune.train import compare_heads, report_layers, train
+from toptune.workflows import verify_run
 
 Store = Callable[..., FeatureStore]
 Run = Callable[..., tuple[int, str, str]]
@@ -29,6 +30,7 @@ def test_heads_are_compared_on_several_models(fusion: str, two_models: Store, tm
     assert found.rows[3].arrays == "small/block.mean small/last.mean large/last.mean"
     record = json.loads((tmp_path / "out" / found.rows[0].folder / "run.json").read_text())
     assert record["kind"] == fusion
+    assert verify_run(tmp_path / "out" / found.rows[0].folder).exit_code == 0
     # What is there is taken as it is, and runs of another fusion or of other layers are not.
     again = compare_heads(store, heads=heads, seeds=2, out=tmp_path / "out", fusion=fusion, **options)
     assert again.rows == found.rows
