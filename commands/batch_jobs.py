@@ -102,6 +102,8 @@ def jobs_slurm(
     if submit:
         check_sbatch()
     words = shlex.split(training)
+    if no_train and words:
+        raise click.UsageError(f"--train {training!r} has no meaning with --no-train; leave one of both out")
     own = {name: options.pop(name) for name in option_names(SlurmOptions) if name in options}
     own["train_arguments"] = None if no_train else words
     options_of(SlurmOptions, own, call="slurm")  # What the jobs decide is refused before it is parsed.

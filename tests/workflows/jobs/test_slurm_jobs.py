@@ -187,6 +187,7 @@ def test_scripts_are_bash_that_says_what_was_asked(run_cli: Run, awkward: Path) 
         (("--time", "soon"), "no length of time"),
         (("--mem", "much"), "'much'"),
         (("--time", "3m"), "--time is 180 s"),
+        (("--no-train", "--train", "--head ridge"), "--train '--head ridge' has no meaning with --no-train"),
         (("--layers", "layer9"), "layer9"),
         (("--train", "--fusion join"), "fusion is 'join' with the one model"),
         (("--train", "--layers vit=all"), "layers names model 'vit', which is none of the run"),
