@@ -21,7 +21,12 @@ BOTH = ["small", "large"]
 @pytest.mark.parametrize("fusion", ["late", "join"])
 def test_heads_are_compared_on_several_models(fusion: str, two_models: Store, tmp_path: Path) -> None:
     store, heads = two_models(), ["ridge", "ncm"]
-    options: dict[str, Any] = {"dataset": "pets", "models": BOTH, "cv": 3, "layers": {"small": "all"}}
+    options: dict[str, Any] = {
+        "dataset": "pets",
+        "models": BOTH,
+        "cv": 3,
+        "layers": {"*": "last", "small": "all"},
+    }
     found = compare_heads(store, heads=heads, seeds=2, out=tmp_path / "out", fusion=fusion, **options)
     assert found.config["model"] == "small + large"
     assert [(row.head, row.seed) for row in found.rows] == [(head, seed) for seed in (0, 1) for head in heads]
