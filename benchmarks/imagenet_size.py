@@ -302,7 +302,7 @@ def compare(job: Job) -> dict[str, Any]:
     }
     return {
         name: float(np.abs(left - right).max() / np.abs(left).max()) for name, (left, right) in pairs.items()
-    } | {"same penalty": job.done["local"]["penalty"] == job.done["dask"]["penalty"]}
+    } | {"penalty": abs(job.done["dask"]["penalty"] / job.done["local"]["penalty"] - 1)}
 
 
 def print_fit(job: Job, name: str, rates: list[dict[str, float]]) -> None:
