@@ -62,6 +62,7 @@ def make_run(
         "classes": dict.fromkeys(classes, 20),
         "backbone": {"name": model, "fold": True, "compiled": False, "decode": "fast", "precision": "bf16"},
         "recipe": {"architecture": "resnet10t"},
+        "cache": {"name": model, "digest": "0" * 64},
         "split": {"rule": "0.2 of each class"},
         "warnings": [],
         "versions": {"toptune": "0.1.0"},

@@ -47,7 +47,7 @@ def test_typos_are_answered_without_torch(tmp_path: Path) -> None:
         ("--memory-limit", "2GG"), ("--cv", "1"),
     ]  # fmt: skip
     commands += [[*stored, *new, *option] for option in options]
-    commands += [[*stored, "--out", str(run)]]
+    commands += [[*stored, "--out", str(run)], [*stored, *new, "--model", "resnet10"]]
     commands += [["train", "--store", f"{tmp_path}/store", "--update", str(photos), *new]]
     tune = ["finetune", "--model", "random:test_resnet", *new]
     commands += [[*tune, f"{tmp_path}/phtos"], [*tune, str(tmp_path / "empty")]]

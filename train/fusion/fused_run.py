@@ -15,7 +15,7 @@ from toptune.errors import CorruptError, InputError
 from toptune.store.features.blocks import Blocks
 from toptune.store.files.json_records import record_from_json
 from toptune.store.files.json_values import read_json
-from toptune.train.fusion.weights import Pool, logs_of
+from toptune.train.fusion.pool import Pool, logs_of
 from toptune.train.rows.options import RowOptions
 from toptune.train.runs.record import (
     CONFIG,

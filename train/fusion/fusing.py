@@ -18,7 +18,8 @@ from toptune.store.files.json_values import json_ready
 from toptune.store.files.names import plain_model_name
 from toptune.store.files.provenance import provenance
 from toptune.train.fusion.fused_run import MEMBERS, FusedRun
-from toptune.train.fusion.weights import LeftOutRows, Pool, Weighing, weigh, without_members
+from toptune.train.fusion.pool import Pool
+from toptune.train.fusion.weights import LeftOutRows, Weighing, weigh, without_members
 from toptune.train.passes.training_rows import LeftOutScores
 from toptune.train.rows.chosen_rows import ChosenRows
 from toptune.train.rows.folds import Folds

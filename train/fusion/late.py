@@ -4,20 +4,17 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from toptune.costs.phases import Phases
 from toptune.errors import InputError
 from toptune.store.features.feature_store import FeatureStore
-from toptune.train.fusion.fused_run import FusedRun
-from toptune.train.fusion.fusing import Member, Training, fused_run, score_together_with, write_fused
 from toptune.train.fusion.members import check_together, failed_in_any, open_members, told_of
-from toptune.train.heads.trials import DEFAULT_BUDGET_SECONDS
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.runs.options import LATE, TrainOptions
 from toptune.train.runs.record import seal_run
-from toptune.train.runs.scoring import Scored
 from toptune.train.runs.training import (
     Fitted,
     Prepared,
@@ -32,6 +29,11 @@ from toptune.train.runs.training import (
 )
 from toptune.train.runs.writing import check_out
 
+if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that is refused does not need
+    from toptune.train.fusion.fused_run import FusedRun
+    from toptune.train.fusion.fusing import Member
+    from toptune.train.runs.scoring import Scored
+
 
 def train_late(
     store: str | os.PathLike[str] | FeatureStore,
@@ -41,7 +43,7 @@ def train_late(
     out: str | os.PathLike[str],
     options: TrainOptions,
     progress: Callable[[str], None] | None = None,
-) -> FusedRun:
+) -> "FusedRun":
     """Train a head on the features of each model and weigh them; see `toptune.train.train`."""
     phases = Phases(progress)
     path = check_out(out)
@@ -78,6 +80,8 @@ def train_late(
                 is_compared=True,
             )
         prepared.append(ready)
+    from toptune.train.fusion.fusing import Training, fused_run, score_together_with, write_fused
+
     fitted, rows = _fit_all(prepared, rows, phases, path=path, store=opened.root)
     training = Training.of(rows, class_weight=options.head.class_weight)
     members = [_member(each, rows) for each in fitted]
@@ -105,6 +109,8 @@ def _checked(options: TrainOptions, n_models: int) -> TrainOptions:
 
 def share_of_budget(budget: float | None, n_models: int) -> float:
     """Return the seconds that head ``auto`` has for each of several models; None is the default for all."""
+    from toptune.train.heads.trials import DEFAULT_BUDGET_SECONDS
+
     return (DEFAULT_BUDGET_SECONDS if budget is None else budget) / n_models
 
 
@@ -130,7 +136,9 @@ def _fit_all(
     return fitted, rows
 
 
-def _member(fitted: Fitted, rows: ChosenRows) -> Member:
+def _member(fitted: Fitted, rows: ChosenRows) -> "Member":
+    from toptune.train.fusion.fusing import Member
+
     if fitted.left_out is None:
         raise InputError(
             f"head {fitted.run.head.name!r} left out no rows, by which late fusion weighs heads; take "
@@ -138,7 +146,7 @@ def _member(fitted: Fitted, rows: ChosenRows) -> Member:
             option="head",
         )
 
-    def write(folder: Path, scored: Scored, metrics: dict[str, object]) -> None:
+    def write(folder: Path, scored: "Scored", metrics: dict[str, object]) -> None:
         whole = replace(fitted, run=replace(fitted.run, metrics=metrics))
         whole.write(folder, rows, scored)
         seal_run(folder)

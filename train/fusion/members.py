@@ -10,8 +10,7 @@ from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import ModelFeatures, StoredFeatures
 from toptune.train.heads.kind import NativeForm
 from toptune.train.heads.kinds import KINDS
-from toptune.train.layers.stored_layers import AUTO, LAST
-from toptune.train.numerics.calibration import CALIBRATION_ROWS
+from toptune.train.layers.stored_layers import AUTO
 from toptune.train.runs.options import TrainOptions
 
 
@@ -96,6 +95,8 @@ def check_together(options: TrainOptions, dims: Sequence[int], *, n: int, n_clas
     InputError
         With the projected bytes and the limit.
     """
+    from toptune.train.numerics.calibration import CALIBRATION_ROWS
+
     held = sum(_held_bytes(options, d, n=n, n_classes=n_classes) for d in dims)
     # The left-out log-probabilities of all members, and the work of weighing them beside.
     weighing = 8 * min(n, CALIBRATION_ROWS) * n_classes * (len(dims) + 3)
@@ -130,12 +131,12 @@ def _what_is_missing(
     by_layers: dict[str, list[str]] = {}
     for model in missing:
         asked = options[model].layers
-        words = asked if isinstance(asked, str) else ",".join(asked) if isinstance(asked, Sequence) else LAST
+        words = asked if isinstance(asked, str) else ",".join(asked) if isinstance(asked, Sequence) else ""
         by_layers.setdefault("all" if words == AUTO else words, []).append(model)
     commands = []
     for layers, models in by_layers.items():
         of_models = [word for model in models for word in ("--model", model)]
-        chosen = [] if layers == LAST else ["--layers", layers]
+        chosen = ["--layers", layers] if layers else []
         options_of_command = ["--store", str(store.root), "--dataset", dataset, *of_models, *chosen]
         commands.append(f"toptune extract DATA {shlex.join(options_of_command)}")
     return (

@@ -2,16 +2,18 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Unpack, overload
+from typing import TYPE_CHECKING, Unpack, overload
 
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
-from toptune.train.fusion.fused_run import FusedRun
 from toptune.train.fusion.join import train_join
 from toptune.train.fusion.late import train_late
 from toptune.train.runs.options import JOIN, TrainArguments, TrainOptions
 from toptune.train.runs.run import Run
 from toptune.train.runs.training import train_run
+
+if TYPE_CHECKING:  # it imports torch, which a training that is refused does not need
+    from toptune.train.fusion.fused_run import FusedRun
 
 
 @overload
@@ -33,7 +35,7 @@ def train(
     out: str | os.PathLike[str],
     progress: Callable[[str], None] | None = None,
     **arguments: Unpack[TrainArguments],
-) -> Run | FusedRun: ...
+) -> "Run | FusedRun": ...
 def train(
     store: str | os.PathLike[str] | FeatureStore,
     *,
@@ -43,7 +45,7 @@ def train(
     out: str | os.PathLike[str],
     progress: Callable[[str], None] | None = None,
     **arguments: Unpack[TrainArguments],
-) -> Run | FusedRun:
+) -> "Run | FusedRun":
     """Train a head on stored features and write a RUN folder; nothing is extracted again.
 
     Parameters

@@ -17,14 +17,13 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp
 
 from toptune.train.estimators.fit_report import LeftOutFigures
-from toptune.train.numerics.calibration import fit_temperature, softmax
+from toptune.train.fusion.pool import Pool
+from toptune.train.numerics.calibration import fit_temperature
 from toptune.train.passes.training_rows import even_sample
 from toptune.train.solvers.selection import TIE_STANDARD_ERRORS
 
 Matrix = npt.NDArray[np.float64]
 
-# Probabilities below this one count as this one: a weight times the logarithm of 0 would have no value.
-LEAST_PROBABILITY = 1e-300
 # Only a weight a head is fitted, so that many rows of many classes say no more than a sample of them.
 MOST_VALUES = 5_000_000
 _TOLERANCE = 1e-10
@@ -76,7 +75,7 @@ class LeftOutRows:
         """Number of folds that have rows."""
         return len(np.unique(self.folds))
 
-    def losses(self, pool: "Pool") -> Matrix:
+    def losses(self, pool: Pool) -> Matrix:
         """Return the log-loss (n,) of each row by some weights."""
         logs = log_softmax(pool.scores(self.logs) / pool.temperature, axis=1)
         losses: Matrix = -logs[np.arange(len(self.codes)), self.codes]
@@ -85,33 +84,6 @@ class LeftOutRows:
     def mean(self, values: npt.ArrayLike) -> float:
         """Return the weighted mean over the rows."""
         return float(self.weights @ np.asarray(values, dtype=np.float64) / self.weights.sum())
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Pool:
-    """Weights of heads, and the temperature of what they say together.
-
-    Attributes
-    ----------
-    weights : ndarray of float64, shape (n_members,)
-        At least 0, of sum 1.
-    temperature : float
-    is_equal : bool
-        Whether all heads weigh the same because the rows do not tell them apart.
-    """
-
-    weights: Matrix
-    temperature: float
-    is_equal: bool
-
-    def scores(self, logs: Matrix) -> Matrix:
-        """Return the scores (n, n_classes) of log-probabilities (n_members, n, n_classes)."""
-        scores: Matrix = np.tensordot(self.weights, logs, axes=1)
-        return scores
-
-    def probabilities(self, logs: Matrix) -> Matrix:
-        """Return the probabilities (n, n_classes) of log-probabilities (n_members, n, n_classes)."""
-        return softmax(self.scores(logs), self.temperature)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,12 +105,6 @@ class Weighing:
     left_out: LeftOutFigures
     gain: float
     standard_error: float
-
-
-def logs_of(probabilities: npt.ArrayLike) -> Matrix:
-    """Return the logarithms of probabilities, none of which counts as less than `LEAST_PROBABILITY`."""
-    logs: Matrix = np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), LEAST_PROBABILITY))
-    return logs
 
 
 def weigh(rows: LeftOutRows) -> Weighing:

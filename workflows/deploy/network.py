@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toptune.errors import InputError
-from toptune.train.fusion.weights import LEAST_PROBABILITY
+from toptune.train.fusion.pool import LEAST_PROBABILITY
 from toptune.workflows.deploy.backbone_module import FeatureModule
 from toptune.workflows.deploy.head_modules import HeadModule
 from toptune.workflows.deploy.network_inputs import NetworkInput

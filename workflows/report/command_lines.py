@@ -8,6 +8,8 @@ from toptune.options import flat_options
 from toptune.store.files.json_values import json_text
 from toptune.train.layers.stored_layers import LAST
 from toptune.train.runs.options import OTHER_MODELS, TrainOptions
+from toptune.train.runs.record import CONFIG, RunRecord
+from toptune.train.runs.sources import RunSource
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.report.runs import ReportedRun
 
@@ -58,9 +60,18 @@ def extraction_of(run: ReportedRun, data: str | None) -> str | None:
     data : str, optional
         Place of the images; by default the command says ``DATA``.
     """
-    sources = [each for each in run.record.all_sources if each.backbone and not each.is_imported]
+    sources = [each for each in _sources(run) if each.backbone and not each.is_imported]
     commands = [_extraction_of(run, each.model, each.backbone, data) for each in sources]
     return " && ".join(commands) or None
+
+
+def _sources(run: ReportedRun) -> list[RunSource]:
+    """Return the features of each backbone; of a late fusion, those that the records of its heads name."""
+    records = [run.record]
+    if run.record.fusion is not None:
+        paths = [run.folder / member.folder / CONFIG for member in run.record.fusion.members]
+        records = [RunRecord.read(path, advice="train again") for path in paths]
+    return [source for record in records for source in record.all_sources]
 
 
 def _extraction_of(run: ReportedRun, model: str, backbone: Mapping[str, object], data: str | None) -> str:

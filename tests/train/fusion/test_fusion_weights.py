@@ -4,7 +4,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from toptune.train.fusion.weights import LeftOutRows, logs_of, weigh, without_members
+from toptune.train.fusion.pool import logs_of
+from toptune.train.fusion.weights import LeftOutRows, weigh, without_members
 
 Matrix = npt.NDArray[np.float64]
 

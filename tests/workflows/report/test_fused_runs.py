@@ -1,14 +1,18 @@
 """A report on runs of several models beside runs of one."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from made_runs import make_run
 
 from toptune.store import FeatureStore, import_features
 from toptune.train import blend, train
+from toptune.train.runs.options import LATE
+from toptune.train.runs.record import FusionRecord, MemberRecord
 from toptune.workflows import write_report
-from toptune.workflows.report.command_lines import command_of
+from toptune.workflows.report.command_lines import command_of, extraction_of
 from toptune.workflows.report.method_names import name_methods
 from toptune.workflows.report.runs import read_runs
 
@@ -47,3 +51,21 @@ def test_runs_of_several_models_have_a_row_of_their_own(tmp_path: Path) -> None:
     assert "ridge, late fusion" in page
     assert command_of(runs[0]).startswith(f"toptune blend {tmp_path / 'runs' / 'small'}")
     assert "--model small --model large" in command_of(runs[3])
+
+
+def test_a_late_fusion_names_the_extraction_of_each_of_its_backbones(tmp_path: Path) -> None:
+    models = ("resnet10t.demo", "test_vit.demo")
+    for number, model in enumerate(models):
+        make_run(tmp_path / "fused" / "members" / str(number), model=model)
+    alone = read_runs([tmp_path / "fused" / "members" / "0"], progress=lambda *_: None)[0]
+    members = tuple(
+        MemberRecord(folder=f"members/{number}", name=model, model=model, head="ridge", weight=0.5)
+        for number, model in enumerate(models)
+    )
+    fusion = FusionRecord(members=members, temperature=1.0, are_equal=True)
+    record = replace(alone.record, kind=LATE, cache=None, fusion=fusion)
+    found = extraction_of(replace(alone, folder=tmp_path / "fused", record=record), "photos")
+    assert found is not None
+    assert [part.split(" --store")[0] for part in found.split(" && ")] == [
+        f"toptune extract photos --model {model}" for model in models
+    ]
