@@ -7,9 +7,9 @@ Usage::
 
 ASSETS holds ``weights/<model>`` (timm local-dir folders) and ``datasets/<name>``; scikit-learn's digits are
 built in. For each seed a new stratified split of all rows is drawn, with a fifth of them to test (whole
-slides for bccd_cells), the same for every pair. Heads take all that is stored. Every pair of models is one `train` with late fusion; the
-figures of the single backbones are those of its members. Results are appended line by line, so that a
-stopped run resumes.
+slides for bccd_cells), the same for every pair. Every pair of models is one `train` with late fusion, on all
+that is stored; the figures of the single backbones are those of its members. Results are appended line by
+line, so that a stopped run resumes.
 """
 
 import argparse
