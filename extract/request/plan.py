@@ -252,8 +252,9 @@ class ExtractSummary:
                 f"the {counted(self.units_total, 'unit')} of this share" if self.units_of_others
                 else counted(self.rows, "image")
             )  # fmt: skip
-            layers = f"layers: {named([array.name for array in self.arrays], most=4)}"
-            return "\n".join([f"nothing to do: {what} stored in {self.cache}", layers, *self._failed()])
+            layers = [array.name for array in self.arrays]
+            told = [f"layers: {named(layers, most=4)}"] if layers else []
+            return "\n".join([f"nothing to do: {what} stored in {self.cache}", *told, *self._failed()])
         lines = [
             f"{counted(self.rows, 'image')}, {self.units_done} of "
             f"{counted(self.units_total, 'unit')} computed"

@@ -15,6 +15,7 @@ from toptune.errors import CorruptError, InputError
 from toptune.store.features.blocks import Blocks
 from toptune.store.files.json_records import record_from_json
 from toptune.store.files.json_values import read_json
+from toptune.text import counted
 from toptune.train.fusion.pool import Pool, logs_of
 from toptune.train.rows.options import RowOptions
 from toptune.train.runs.record import (
@@ -56,11 +57,11 @@ class FusedRun:
     --------
     >>> from toptune.extract import extract
     >>> from toptune.train import train
-    >>> models = ["resnet10t.toptune_glyphs", "random:test_efficientnet"]
+    >>> models = ["resnet10t.toptune_glyphs", "random:test_convnext"]
     >>> _ = [extract("digits", model=model, store="store") for model in models]
     >>> run = train("store", dataset="digits", models=models, out="run", head="ridge", train_size=200)
     >>> [member.model for member in run.fusion.members]
-    ['resnet10t.toptune_glyphs', 'random:test_efficientnet']
+    ['resnet10t.toptune_glyphs', 'random:test_convnext']
     >>> run.metrics["accuracy"] > 0.8
     True
     """
@@ -181,7 +182,7 @@ class FusedRun:
 
     def __str__(self) -> str:
         metrics, fusion, lines = self.metrics, self.fusion, []
-        what = f"late fusion of {len(self.members)} models"
+        what = f"late fusion of {counted(len(self.members), 'model')}"
         if metrics["n_test"]:
             figures = ", ".join(
                 f"{name.replace('_', ' ')} {metrics[name]:.4f}"

@@ -17,6 +17,7 @@ from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.store.files.names import plain_model_name
 from toptune.store.files.provenance import provenance
+from toptune.text import counted
 from toptune.train.fusion.fused_run import MEMBERS, FusedRun
 from toptune.train.fusion.pool import Pool
 from toptune.train.fusion.weights import LeftOutRows, Weighing, weigh, without_members
@@ -223,7 +224,7 @@ def write_fused(
             }
             for inner in run.fusion.members
         ]  # fmt: skip
-        what = f"late fusion of {len(members)} models"
+        what = f"late fusion of {counted(len(members), 'model')}"
         write_account(run, folder, manifest, of_run, what=what, table=table, folds=folds, forgotten=forgotten)
     n_bytes = sum(member.feature_bytes for member in members)
     return replace(run, members=tuple(whole), size_note=size_note(run.folder, n_bytes))

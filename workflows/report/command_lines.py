@@ -44,9 +44,18 @@ def command_of(run: ReportedRun) -> str:
         # The layers of each model are given one by one; a star stands for the other models.
         del options["layers"]
         for model, of_model in layers.items():
-            names = ",".join(of_model) if isinstance(of_model, list) else str(of_model or "last")
+            names = ",".join(of_model) if isinstance(of_model, list) else str(of_model or "all")
             about += ["--layers", names if model == OTHER_MODELS else f"{model}={names}"]
+    elif not layers and _is_of_last_layer(run):
+        about += ["--layers", LAST]
     return shlex.join([*store, *about, *flags_of(options, TRAIN_DEFAULTS), *out])
+
+
+def _is_of_last_layer(run: ReportedRun) -> bool:
+    """Whether a run was trained on the last layer alone, as older runs are that name no layers."""
+    saves, arrays = run.record.saves, run.record.arrays or ()
+    is_one = saves is None or saves.n_arrays_trained_on == 1
+    return is_one and [array.name.rpartition(".")[0] for array in arrays] == [LAST]
 
 
 def extraction_of(run: ReportedRun, data: str | None) -> str | None:

@@ -49,7 +49,7 @@ def test_json_that_others_read_is_written_by_one_module() -> None:
         # Keys and checks that no file holds.
         "extract/backbone/build.py", "extract/pipeline/dask_worker.py", "store/datasets/outside_tables.py",
         "workflows/report/method_names.py", "workflows/finetuning/checkpoint.py",
-        "workflows/finetuning/run.py", "workflows/predict/finetuned_network.py", "train/runs/run.py",
+        "workflows/finetuning/run.py", "workflows/predict/finetuned_network.py", "train/runs/sources.py",
     }  # fmt: skip
     rooms = ("commands", "costs", "extract", "machine", "store", "train", "workflows")
     files = [ROOT / "cli.py", *(path for room in rooms for path in (ROOT / room).rglob("*.py"))]

@@ -79,10 +79,15 @@ def test_bad_input(options: dict[str, int], message: str) -> None:
 
 def test_a_run_says_what_it_was_trained_on(build: Build, tmp_path: Path) -> None:
     cache = build()
-    run = train(
-        cache.root, dataset="pets", model="tiny.demo", head="ridge", shots=6, cv=3, out=tmp_path / "run"
-    )
-    whole = train(cache.root, dataset="pets", model="tiny.demo", head="ridge", cv=3, out=tmp_path / "whole")
+    options: dict[str, Any] = {
+        "dataset": "pets",
+        "model": "tiny.demo",
+        "layers": "last",
+        "head": "ridge",
+        "cv": 3,
+    }
+    run = train(cache.root, shots=6, out=tmp_path / "run", **options)
+    whole = train(cache.root, out=tmp_path / "whole", **options)
     assert run.config["classes"] == {f"class {i}": 6 for i in range(3)}
     assert (run.config["split"]["n_not_drawn"], run.config["options"]["shots"]) == (54, 6)
     assert (run.test_rows == whole.test_rows).all()

@@ -371,7 +371,9 @@ def test_store_commands_say_that_a_fine_tuned_run_is_no_head(folder: Path) -> No
         evaluate(folder / "run")
     with pytest.raises(InputError, match="--model and --weights say where a frozen"):
         Classifier.load(folder / "run", model=MODEL)
-    with pytest.raises(InputError, match="fine-tuned network, which has no run; use record, predict"):
+    with pytest.raises(
+        InputError, match="fine-tuned network, which has no run of its own; use record, predict"
+    ):
         _ = Classifier.load(folder / "run").run
     with pytest.raises(InputError, match="no RUN folder of a fine-tuned network"):
         FineTunedRun.load(folder / "photos")

@@ -37,7 +37,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     extract(photos, model=MODEL, store=folder / "store", layers="all", precision="fp32")
     vit: dict[str, Any] = {"layers": "last,-1", "img_size": 64, "precision": "bf16", "format": "hdf5"}
     extract(photos, model=VIT, store=folder / "store", **vit)
-    train(folder / "store", **OPTIONS, layers={MODEL: "layer3,last"}, head="ridge", out=folder / "run")
+    train(
+        folder / "store",
+        **OPTIONS,
+        layers={MODEL: "layer3,last", "*": "last"},
+        head="ridge",
+        out=folder / "run",
+    )
     return folder
 
 
@@ -97,7 +103,7 @@ def test_the_record_describes_each_backbone(folder: Path) -> None:
     words = shlex.split(command_of(reported))
     asked = toptune.commands["train"].make_context("train", words[2:]).params
     assert (list(asked["models"]), asked["fusion"]) == (MODELS, "join")
-    assert asked["layers"] == {MODEL: "layer3,last"}
+    assert asked["layers"] == {MODEL: "layer3,last", "*": "last"}
     extractions = str(extraction_of(reported, "photos")).split(" && ")
     assert [shlex.split(each)[4] for each in extractions] == MODELS
     costs = Run.load(folder / "run").metrics["costs"]
@@ -182,7 +188,7 @@ def test_imported_features_are_a_member_that_no_image_has(folder: Path, tmp_path
         labels=list(manifest.labels),
     )  # fmt: skip
     options = OPTIONS | {"models": [VIT, "mine"]}
-    run = train(store, **options, head="ridge", out=tmp_path / "run")
+    run = train(store, **options, layers="last", head="ridge", out=tmp_path / "run")
     assert [array.name for array in run.arrays] == [f"{VIT}/last.none", "mine/last.imported"]
     assert evaluate_run(tmp_path / "run")["accuracy"] == pytest.approx(run.metrics["accuracy"])
     with pytest.raises(InputError, match="trained on imported features of 'mine'"):
