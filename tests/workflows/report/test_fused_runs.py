@@ -51,7 +51,7 @@ def test_runs_of_several_models_have_a_row_of_their_own(tmp_path: Path) -> None:
     assert "ridge, late fusion" in page
     assert command_of(runs[0]).startswith(f"toptune blend {tmp_path / 'runs' / 'small'}")
     assert "--model small --model large" in command_of(runs[3])
-    # The default is all that is stored; a run of the last layer is repeated with it, whatever is stored by then.
+    # The default is all that is stored; a run of the last layer is repeated with that layer alone.
     assert "--layers last" in command_of(runs[4])
 
 
