@@ -114,13 +114,13 @@ def sizes_there() -> Sizes:
 @pytest.mark.parametrize(
     ("free", "host", "solver", "refusal"),
     [
-        # Direct projects 8.3 GiB where it computes, and 1.4 GiB of main memory beside a device.
+        # Direct projects 7.3 GiB where it computes, and 1.4 GiB of main memory beside a device.
         (16, 256, "direct", None),
         (
             4,
             256,
             "falkon",
-            r"needs about 8\.25 GiB of memory, and 3\.40 GiB may be taken on cuda; take fewer",
+            r"needs about 7\.30 GiB of memory, and 3\.40 GiB may be taken on cuda; take fewer",
         ),
         (139, 4, "direct", None),
         (

@@ -130,8 +130,10 @@ def logistic_block_rows(*, d: int, rank: int, n_columns: int, cuda_bytes: int | 
     cuda_bytes : int, optional
         Memory limit on the CUDA device that computes; by default blocks are those of a CPU.
     """
+    # Scores and residuals of many classes are most of such a block, and each pass multiplies all of its rows
+    # at once: more rows would take memory and save no time.
     return block_rows_for(
-        d=d, rank=rank + 2 * n_columns, limit_bytes=cuda_bytes, on_cuda=cuda_bytes is not None
+        d=d, rank=rank + 2 * n_columns, limit_bytes=cuda_bytes, on_cuda=cuda_bytes is not None, least_rows=64
     )
 
 

@@ -109,11 +109,18 @@ def to_tensor(
     return torch.from_numpy(np.array(values, dtype=wanted, order="C")).to(device)
 
 
-def block_rows_for(*, d: int, rank: int, limit_bytes: int | None = None, on_cuda: bool = False) -> int:
+def block_rows_for(
+    *,
+    d: int,
+    rank: int,
+    limit_bytes: int | None = None,
+    on_cuda: bool = False,
+    least_rows: int = LEAST_ROWS,
+) -> int:
     """Return the rows of a block whose values take about 32 MiB in float64, or less under a small limit.
 
     Larger blocks save little on a CPU: longer products gain about what fetching more memory for each block
-    costs. Rows of so many features that fewer than `LEAST_ROWS` would fit take more. On CUDA the values take
+    costs. Rows of so many features that fewer than `least_rows` would fit take more. On CUDA the values take
     about 1 GiB, or less so that reading them takes at most a quarter of that in main memory.
 
     Parameters
@@ -126,13 +133,15 @@ def block_rows_for(*, d: int, rank: int, limit_bytes: int | None = None, on_cuda
     on_cuda : bool
         Whether the values lie on a CUDA device whose memory limit is given; without a limit, blocks are
         as small as those of a CPU.
+    least_rows : int
+        Rows that a block on a CPU has at least where the memory limit allows.
     """
     budget = block_bytes_for(limit_bytes, on_cuda=on_cuda)
     if on_cuda and limit_bytes is not None:
         # Rows that are read, converted, and copied to page-locked memory lie in main memory three times.
         return max(64, budget // (8 * max(d + 3 * rank + 1, 4 * 3 * d)))
     row_bytes = 8 * (d + 3 * rank + 1)
-    least = LEAST_ROWS * row_bytes
+    least = least_rows * row_bytes
     if limit_bytes is not None:
         least = min(least, limit_bytes // 16)
     return max(64, max(budget, least) // row_bytes)
