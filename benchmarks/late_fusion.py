@@ -21,21 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from default_columns import BUILT_IN, MODELS, Rows
 from heads import DATASETS, GROUPS
 
 from toptune.extract import extract_models
 from toptune.train import train
 from toptune.train.fusion.fused_run import FusedRun
-
-MODELS = (
-    "deit_tiny_patch16_224.in1k",
-    "mobilenetv2_100.tf2_in1k",
-    "mobilenetv2_100.inat_insect",
-    "tf_efficientnet_lite0.in1k",
-    "mobilenetv2_100.onnxzoo_in1k_nohead",
-)
-BUILT_IN = "digits"
-Rows = list[dict[str, Any]]
 
 
 def extract_all(options: argparse.Namespace, root: Path) -> None:

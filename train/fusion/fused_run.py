@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.costs.meter import describe_costs
 from toptune.errors import CorruptError, InputError
 from toptune.store.features.blocks import Blocks
 from toptune.store.files.json_records import record_from_json
@@ -29,7 +28,7 @@ from toptune.train.runs.record import (
     FusionRecord,
     RunRecord,
 )
-from toptune.train.runs.run import Run, check_probabilities, read_roles
+from toptune.train.runs.run import Run, check_probabilities, first_line, last_lines, read_roles
 
 MEMBERS = "members"
 _ADVICE = "train again"
@@ -182,15 +181,7 @@ class FusedRun:
 
     def __str__(self) -> str:
         metrics, fusion, lines = self.metrics, self.fusion, []
-        what = f"late fusion of {counted(len(self.members), 'model')}"
-        if metrics["n_test"]:
-            figures = ", ".join(
-                f"{name.replace('_', ' ')} {metrics[name]:.4f}"
-                for name in ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
-            )
-            lines.append(f"{what}: {figures} on {metrics['n_test']} test images")
-        else:
-            lines.append(f"{what}: trained, no test images")
+        lines.append(first_line(f"late fusion of {counted(len(self.members), 'model')}", metrics))
         lines.append(
             f"trained on {metrics['n_train']} images, {len(self.classes)} classes in "
             f"{metrics['seconds']['total']:.1f} s"
@@ -216,10 +207,7 @@ class FusedRun:
             if name != "n_rows" and value is not None
         )
         lines.append(f"together: {told}; temperature {fusion.temperature:.4g}")
-        lines += [f"note: {warning}" for warning in self.record.warnings]
-        lines += [f"note: {self.size_note}"] if self.size_note else []
-        lines += [describe_costs(metrics["costs"])] if "costs" in metrics else []
-        return "\n".join([*lines, f"written to {self.folder}"])
+        return "\n".join([*lines, *last_lines(self.folder, self.record, metrics, self.size_note)])
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, device: str | None = None) -> "FusedRun":

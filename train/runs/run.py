@@ -175,14 +175,7 @@ class Run:
         from toptune.train.heads.trials import why_chosen
 
         metrics, saves, lines = self.metrics, self.saves, []
-        if metrics["n_test"]:
-            figures = ", ".join(
-                f"{name.replace('_', ' ')} {metrics[name]:.4f}"
-                for name in ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
-            )
-            lines.append(f"{self.head.name}: {figures} on {metrics['n_test']} test images")
-        else:
-            lines.append(f"{self.head.name}: trained, no test images")
+        lines.append(first_line(self.head.name, metrics))
         lines.append(
             f"trained on {metrics['n_train']} images, {saves.n_columns_trained_on} features, "
             f"{len(self.classes)} classes in {metrics['seconds']['total']:.1f} s"
@@ -205,10 +198,7 @@ class Run:
         lines += [_trial_line(row) for row in self.trials]
         if why := why_chosen(self.trials, n=metrics["n_train"]):
             lines.append(f"note: {why}")
-        lines += [f"note: {warning}" for warning in self.record.warnings]
-        lines += [f"note: {self.size_note}"] if self.size_note else []
-        lines += [describe_costs(metrics["costs"])] if "costs" in metrics else []
-        return "\n".join([*lines, f"written to {self.folder}"])
+        return "\n".join([*lines, *last_lines(self.folder, self.record, metrics, self.size_note)])
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, device: str | None = None) -> "Run":
@@ -278,6 +268,27 @@ class Run:
         if value is None:
             raise CorruptError(f"{self.folder / CONFIG} lacks {name}; {_ADVICE}")
         return value
+
+
+def first_line(what: str, metrics: Mapping[str, Any]) -> str:
+    """Say what was trained, and the figures of its test images, as the text of a run begins."""
+    if not metrics["n_test"]:
+        return f"{what}: trained, no test images"
+    figures = ", ".join(
+        f"{name.replace('_', ' ')} {metrics[name]:.4f}"
+        for name in ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+    )
+    return f"{what}: {figures} on {metrics['n_test']} test images"
+
+
+def last_lines(
+    folder: Path, record: RunRecord, metrics: Mapping[str, Any], size_note: str | None
+) -> list[str]:
+    """Give the warnings of a run, its costs and its place, as the text of a run ends."""
+    lines = [f"note: {warning}" for warning in record.warnings]
+    lines += [f"note: {size_note}"] if size_note else []
+    lines += [describe_costs(metrics["costs"])] if "costs" in metrics else []
+    return [*lines, f"written to {folder}"]
 
 
 def _shortened(names: Sequence[str]) -> str:
