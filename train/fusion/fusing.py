@@ -35,6 +35,7 @@ from toptune.train.runs.record import (
 )
 from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import Rows, Scored, score_together
+from toptune.train.runs.training import run_metrics
 from toptune.train.runs.writing import new_run_folder, size_note, write_account
 
 # The folder of a member has its number and so much of the name of its model.
@@ -201,11 +202,8 @@ def write_fused(
     counts = {
         "n_train": len(run.train_rows), "n_test": len(run.test_rows), "n_skipped": run.record.split.n_skipped,
     }  # fmt: skip
-    seconds = phases.seconds | {"total": phases.elapsed}
     extraction = added_costs([member.costs for member in all_members])
-    figures = of_run.metrics | of_run.tables.files | counts
-    metrics = json_ready(figures | {"seconds": seconds, "costs": phases.costs() | extraction})
-    run = replace(run, metrics=metrics)
+    run = replace(run, metrics=run_metrics(of_run, counts, phases, extraction))
     whole = []
     with phases("write"), new_run_folder(run.folder) as folder:
         for member, inner, own in zip(members, run.fusion.members, of_members, strict=True):

@@ -186,7 +186,10 @@ def train_on(
         fitted = fit_prepared(prepared, preprocessing, rows, path=path, store=store)
     with phases("test"), scoring_room(options):
         scored = score(fitted.run, features, rows.split.test)
-    metrics = run_metrics(scored, rows, phases, fitted.costs)
+    counts = {
+        "n_train": len(rows.split.train), "n_test": len(rows.split.test), "n_skipped": rows.n_skipped,
+    }  # fmt: skip
+    metrics = run_metrics(scored, counts, phases, fitted.costs)
     fitted = replace(fitted, run=replace(fitted.run, metrics=metrics))
     with phases("write"), new_run_folder(path) as folder:
         fitted.write(folder, rows, scored)
@@ -331,15 +334,10 @@ def folds_of_rows(rows: ChosenRows) -> FoldsRecord | None:
 
 
 def run_metrics(
-    scored: Scored, rows: ChosenRows, phases: Phases, extraction: Mapping[str, float]
+    scored: Scored, counts: Mapping[str, int | None], phases: Phases, extraction: Mapping[str, float]
 ) -> dict[str, Any]:
     """Return the content of ``metrics.json``: figures of the test rows, counts, seconds and costs."""
-    counts = {
-        "n_train": len(rows.split.train),
-        "n_test": len(rows.split.test),
-        "n_skipped": rows.n_skipped,
-    }
-    figures = scored.metrics | scored.tables.files | counts
+    figures = scored.metrics | scored.tables.files | dict(counts)
     seconds = phases.seconds | {"total": phases.elapsed}
     metrics: dict[str, Any] = json_ready(
         figures | {"seconds": seconds, "costs": phases.costs() | dict(extraction)}
