@@ -52,6 +52,8 @@ def memory(cuda: object, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     def pretend(*, free: int, host: int, held: int = 0) -> None:
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free, 2 * free))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: held)
+        # Tensors that earlier tests left behind take nothing of this device.
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 0)
         monkeypatch.setattr("toptune.machine.memory.memory_limit_bytes", lambda: host)
 
     return pretend
