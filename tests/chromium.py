@@ -59,6 +59,16 @@ class Page:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
+    def press(self, *keys: str) -> None:
+        """Press keys one after the other, as a person does: letters, or names such as ``ArrowDown``."""
+        codes = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+        for key in keys:
+            # The browser types the text into a field by itself.
+            text = {"text": "\r" if key == "Enter" else key} if key == "Enter" or len(key) == 1 else {}
+            pressed = {"key": key, "windowsVirtualKeyCode": codes.get(key, ord(key[0].upper()))}
+            self.call("Input.dispatchKeyEvent", type="keyDown", **pressed, **text)
+            self.call("Input.dispatchKeyEvent", type="keyUp", **pressed)
+
     def save_image(self, path: Path) -> None:
         """Write the whole page as a PNG."""
         answer = self.call("Page.captureScreenshot", captureBeyondViewport=True)

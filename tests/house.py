@@ -39,7 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("train/fusion",),
     ("train/reports",),
     ("train",),
-    ("workflows/finetuning",),
+    ("workflows/finetuning", "workflows/gallery"),
     ("workflows/inspection", "workflows/predict", "workflows/report", "workflows/study"),
     ("workflows/deploy",),
     ("workflows",),

@@ -32,10 +32,12 @@ from toptune.train.rows.options import VAL, RowOptions
     "--out",
     required=True,
     type=click.Path(),
-    help="Folder for findings.csv and findings.json; it must not exist yet.",
+    help="Folder for findings.csv, findings.json and page.html; it must not exist yet.",
 )
 @click.option(
-    "--data", type=click.Path(), help="The images that were extracted, to measure size, brightness and blur."
+    "--data",
+    type=click.Path(),
+    help="The images that were extracted, to measure size, brightness and blur, and to show thumbnails.",
 )
 @click.option("--layers", help="Layers to compare images by: all, or names and globs; by default last.")
 @POOLING
@@ -73,6 +75,13 @@ from toptune.train.rows.options import VAL, RowOptions
     default=5,
     show_default=True,
     help="Number of folds of the predictions by which labels are checked.",
+)
+@click.option(
+    "--map",
+    type=Choice(("pca", "umap")),
+    default="pca",
+    show_default=True,
+    help="How the page puts images on a map; umap needs toptune[umap].",
 )
 @click.option(
     "--fail-on",
@@ -115,7 +124,8 @@ def inspect(root: str, as_json: bool, fail_on: Sequence[str] | None, **options: 
     """Look for duplicates, leaks between splits, wrong labels, outliers and odd images.
 
     Stored features are compared, images of equal bytes are found by their digests, and labels are checked by
-    predictions that had left the image out. Nothing is changed: the findings are tables.
+    predictions that had left the image out. Nothing is changed: the findings are tables, and a page on which
+    a person decides on them by keyboard and saves the decisions as a table for train.
     """
     from toptune.workflows import check_kinds, inspect as run_inspection, work_progress
 

@@ -3,7 +3,8 @@
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Unpack
 
 import numpy as np
@@ -25,9 +26,13 @@ from toptune.train.estimators.falkon import FalkonClassifier
 from toptune.train.heads.kinds import default_preprocessing
 from toptune.train.layers.stored_layers import choose_arrays, usual_layer
 from toptune.train.preprocessing.fitting import fit_preprocessing
-from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
+from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.splits import group_keys, split_manifest
 from toptune.train.runs.writing import check_out, new_run_folder
+from toptune.workflows.gallery.coordinates import Coordinates, map_rows
+from toptune.workflows.gallery.findings_page import Album, write_findings_page
+from toptune.workflows.gallery.thumbnails import Thumbnails
+from toptune.workflows.inspection.cards import cards_of
 from toptune.workflows.inspection.duplicates import (
     Described,
     Pairs,
@@ -43,7 +48,7 @@ from toptune.workflows.inspection.images import failure_findings, image_findings
 from toptune.workflows.inspection.labels import Confusion, confident_labels, confused_classes
 from toptune.workflows.inspection.neighbors import Neighbors, nearest_neighbors, plan_neighbors
 from toptune.workflows.inspection.options import InspectArguments, InspectOptions
-from toptune.workflows.inspection.report import Inspection
+from toptune.workflows.inspection.report import PAGE, Inspection
 
 Rows = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]
@@ -77,9 +82,9 @@ def inspect(
     dataset, model : str
         Names of the data set and of the model whose features are in the store.
     out : path
-        Folder to make, for ``findings.csv`` and ``findings.json``.
+        Folder to make, for ``findings.csv``, ``findings.json`` and ``page.html``.
     data : path or ImageSource, optional
-        The images that were extracted, for their properties. Without them no image is decoded.
+        The images that were extracted, for their properties and thumbnails. Without them no image is decoded.
     progress : callable, optional
         Called with what is done of a step, and with the whole: pairs that are compared, images that are
         measured.
@@ -139,10 +144,14 @@ def inspect(
     findings += wrong
     findings += failure_findings(look.failed, look.described.ids)
     if source is None:
-        look.notes.append("images were not looked at, only features: --data PATH gives the images")
+        look.notes.append(
+            "images were not looked at, only features, and the page shows ids without them: --data PATH "
+            "gives the images"
+        )
     else:
         with look.phases("images", line="measuring images"):
             findings += look.measure(source, places)
+    coordinates = look.find_coordinates()
     result = Inspection(
         out=str(out),
         dataset=dataset,
@@ -161,6 +170,9 @@ def inspect(
         costs=look.phases.costs(),
     )
     with new_run_folder(path) as folder:
+        with look.phases("page"):
+            look.write_page(folder / PAGE, result, coordinates, source)
+        result = replace(result, costs=look.phases.costs())
         result.write(folder, spreadsheet_safe=options.spreadsheet_safe)
     return result
 
@@ -177,6 +189,7 @@ class _Look:
     notes: list[str] = field(default_factory=list)
     thresholds: dict[str, float] = field(default_factory=dict)
     plan: str = ""
+    preprocessing: Preprocessing = field(init=False)
 
     def __post_init__(self) -> None:
         manifest, options = self.features.manifest, self.options
@@ -241,6 +254,7 @@ class _Look:
                 f"{counted(len(self.used), 'image')} of {self.features.n_rows} have finite features, and "
                 "at least 3 are needed to compare images; repair the others and extract again with --update"
             )
+        self.preprocessing = preprocessing
         device = device_of(settle_head_device(self.options.device))
         plan = plan_neighbors(
             n=len(self.used),
@@ -254,17 +268,60 @@ class _Look:
         self.plan = str(plan)
         self.phases.notify(self.plan)
 
-        def read(some: slice) -> Blocks:
-            rows = self.used[some]
-            # Whole units are read straight into place where no row is left out.
-            blocks = self.features.blocks(self.arrays, None if len(rows) == self.features.n_rows else rows)
-            return PreprocessedBlocks(blocks, preprocessing, self.arrays)
-
         full = explained_out_of_memory(
             "the search for neighbors", device=str(device), knobs="free memory there, or lower --memory-limit"
         )
         with self.phases("neighbors", line=""), full:
-            return nearest_neighbors(read, plan, device=device, progress=self.progress)
+            return nearest_neighbors(self.read, plan, device=device, progress=self.progress)
+
+    def read(self, some: slice) -> Blocks:
+        """Return some of the rows in `used`, after the steps by which they are compared."""
+        rows = self.used[some]
+        # Whole units are read straight into place where no row is left out.
+        blocks = self.features.blocks(self.arrays, None if len(rows) == self.features.n_rows else rows)
+        return PreprocessedBlocks(blocks, self.preprocessing, self.arrays)
+
+    def find_coordinates(self) -> Coordinates | None:
+        """Put the rows on a map, if the memory limit has room for the matrices that this takes."""
+        with self.phases("map", line="drawing the map"):
+            try:
+                found = map_rows(
+                    self.read(slice(0, len(self.used))),
+                    method=self.options.map,
+                    seed=self.options.seed,
+                    memory_limit_bytes=left_bytes(self.limit_bytes),
+                    notify=self.notes.append,
+                )
+            # Findings do not need the map.
+            except InputError as error:
+                self.notes.append(f"there is no map: {error}")
+                return None
+        points = np.full((self.features.n_rows, 2), np.nan, dtype=np.float32)
+        points[self.used] = found.points
+        return replace(found, points=points)
+
+    def write_page(
+        self, path: Path, found: Inspection, coordinates: Coordinates | None, source: ImageSource | None
+    ) -> None:
+        """Write the page of the findings."""
+        write_findings_page(
+            path,
+            title=f"Findings in {found.dataset}",
+            about=f"{counted(found.n_images, 'image')} of version {found.dataset_version}, by "
+            f"{', '.join(found.layers)} of {found.model}",
+            counts=found.counts,
+            cards=cards_of(found.findings, found.groups),
+            album=Album(
+                ids=self.described.ids,
+                labels=self.described.labels,
+                splits=self.described.splits,
+                coordinates=coordinates,
+                thumbnails=None if source is None else Thumbnails(source),
+            ),
+            notes=found.notes,
+            confused=[each.to_dict() for each in found.confused],
+            seed=self.options.seed,
+        )
 
     def find_copies(self, neighbors: Neighbors) -> tuple[list[ImageGroup], Pairs, Pairs]:
         """Return the groups of copies, and the pairs of rows with equal bytes and of near rows."""

@@ -10,6 +10,7 @@ from toptune.machine.memory import bytes_of
 from toptune.options import check_count
 from toptune.train.preprocessing.spec import parse_preprocessing
 from toptune.train.rows.options import RowOptions
+from toptune.workflows.gallery.coordinates import PCA, check_map
 
 # Neighbors of an image that are looked for. A group of more copies than this is found all the same, because
 # copies of copies are joined.
@@ -36,6 +37,7 @@ class InspectArguments(TypedDict, total=False):
     label_column: str | None
     device: str | None
     memory_limit: int | str | None
+    map: str
     spreadsheet_safe: bool
 
 
@@ -68,6 +70,9 @@ class InspectOptions:
         torch device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. None is the CPU.
     memory_limit : int or str, optional
         Bytes, or text such as ``2GiB``, of the whole process; by default half of the machine's memory.
+    map : {"pca", "umap"}
+        How images are put on the map: by two principal components, or by UMAP, which needs
+        ``toptune[umap]``.
     spreadsheet_safe : bool
         Put ``'`` before text in CSV that a spreadsheet would compute as a formula.
 
@@ -93,6 +98,7 @@ class InspectOptions:
     label_column: str | None = None
     device: str | None = AUTO
     memory_limit: int | str | None = None
+    map: str = PCA
     spreadsheet_safe: bool = False
 
     def __post_init__(self) -> None:
@@ -111,6 +117,7 @@ class InspectOptions:
             bytes_of(self.memory_limit)
         if self.device is not None:
             check_device_name(str(self.device), is_for_head=True)
+        check_map(self.map)
         # The value is made now, so that a seed or share out of range is refused now.
         _ = self.rows_of_training
 

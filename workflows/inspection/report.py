@@ -12,7 +12,7 @@ from toptune.train.runs.writing import write_json
 from toptune.workflows.inspection.findings import KINDS, LEAK, Finding, ImageGroup, check_kinds
 from toptune.workflows.inspection.labels import Confusion
 
-FINDINGS_CSV, FINDINGS_JSON = "findings.csv", "findings.json"
+FINDINGS_CSV, FINDINGS_JSON, PAGE = "findings.csv", "findings.json", "page.html"
 _COLUMNS = ("id", "kind", "score", "related", "suggestion", "leak")
 _SHOWN = 5
 
@@ -24,7 +24,7 @@ class Inspection:
     Attributes
     ----------
     out : str
-        Folder with ``findings.csv`` and ``findings.json``.
+        Folder with ``findings.csv``, ``findings.json`` and ``page.html``.
     dataset, model : str
     dataset_version : int
     layers : tuple of str
@@ -136,6 +136,7 @@ class Inspection:
                 for each in self.confused[:_SHOWN]
             ]
         lines += ["", *(f"note: {note}" for note in self.notes), f"all findings: {self.out}/{FINDINGS_CSV}"]
+        lines += [f"page to decide on them: {self.out}/{PAGE}"]
         return "\n".join([*lines, describe_costs(self.costs)])
 
 

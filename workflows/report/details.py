@@ -9,11 +9,11 @@ from markupsafe import Markup
 from scipy.sparse import csr_array
 
 from toptune.train.runs.confusion_plot import confusion_side, draw_confusion
+from toptune.workflows.gallery.thumbnails import Thumbnails
 from toptune.workflows.report.drawing import ACCENT, INK, MUTED, drawable, drawing, to_svg
 from toptune.workflows.report.run_tables import Predictions, join_predictions
 from toptune.workflows.report.settings import Setting
 from toptune.workflows.report.statistics import Reliability, bin_confidences
-from toptune.workflows.report.thumbnails import Thumbnails
 
 MAX_DETAILED = 12
 N_MISTAKES = 12

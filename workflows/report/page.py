@@ -1,26 +1,21 @@
 """`write_report`: one page that opens from disk, from the RUN folders of a study."""
 
-import base64
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from markupsafe import Markup
 
 from toptune.costs.meter import CostMeter, describe_costs
 from toptune.costs.values import Costs
 from toptune.errors import InputError
 from toptune.options import choices
-from toptune.store.datasets.outside_text import ESCAPES
 from toptune.store.files.system_errors import explained_writing
 from toptune.store.files.writing import is_writable_folder, replace_file
 from toptune.text import counted
+from toptune.workflows.gallery.rendering import render_page
+from toptune.workflows.gallery.thumbnails import Thumbnails
 from toptune.workflows.report.command_lines import command_of, extraction_of
 from toptune.workflows.report.cost_figures import MAX_PANELS, draw_accuracy_against
 from toptune.workflows.report.details import choose_detailed, look_closely
@@ -30,9 +25,8 @@ from toptune.workflows.report.pairs import compare_with_finetuning
 from toptune.workflows.report.runs import ReportedRun, read_runs
 from toptune.workflows.report.settings import Setting, make_settings, methods_of
 from toptune.workflows.report.table import DASH, in_digits, make_table
-from toptune.workflows.report.thumbnails import Thumbnails
 
-_FOLDER = Path(__file__).parent
+_TEMPLATE = Path(__file__).parent / "report.html"
 _LIBRARIES = ("toptune", "torch", "scikit-learn", "timm")
 
 
@@ -130,11 +124,9 @@ def write_report(
     columns, rows = make_table(settings)
     notes = _notes(settings, repeated, n_detailed=len(details), n_panels=max(n_seconds, n_energy, n_layers))
     n_datasets = len({setting.dataset for setting in settings})
-    script = (_FOLDER / "report.js").read_text(encoding="utf-8")
-    page = _template().render(
+    content = render_page(
+        _TEMPLATE,
         title=title,
-        version=version("toptune"),
-        date=datetime.now(UTC).strftime("%Y-%m-%d"),
         counts=f"{counted(len(found), 'run')}, {counted(len(settings), 'setting')}, "
         f"{counted(n_datasets, 'data set')}",
         notes=notes,
@@ -157,12 +149,7 @@ def write_report(
         details=details,
         sources=sources,
         records=[_record(setting, (data or {}).get(setting.dataset)) for setting in settings],
-        style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),  # noqa: S704  (ours)
-        script=Markup(script),  # noqa: S704  (ours)
-        script_digest=_digest(script),
     )  # fmt: skip
-    # File names that are not UTF-8 reach Python as lone surrogates, which cannot be encoded otherwise.
-    content = page.encode("utf-8", ESCAPES)
     with explained_writing(path, elsewhere="give another --out", kept="no page was written"):
         replace_file(path, content)
     return ReportSummary(
@@ -262,23 +249,3 @@ def _record(setting: Setting, data: str | os.PathLike[str] | None) -> _Record:
         about="; ".join(filter(None, about)),
         warnings=list(dict.fromkeys(warnings)),
     )
-
-
-def _template() -> Template:
-    environment = Environment(
-        # Names of classes and images come from data sets and may hold HTML; undefined names of a template
-        # are mistakes.
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=False,
-    )
-    return environment.get_template("report.html")
-
-
-def _digest(script: str) -> str:
-    """Return the digest that lets the browser run this script and no other (Content Security Policy 3).
-
-    A class name that holds a script element could otherwise run code in the page.
-    """
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from self_contained import check_self_contained
 
 from toptune.errors import InputError
 from toptune.extract import extract
@@ -37,6 +38,14 @@ def imported(root: Path, values: npt.NDArray[np.float32], labels: Any, **more: A
 
 def of_kind(found: Inspection, kind: str) -> dict[str, Any]:
     return {each.id: each for each in found.findings if each.kind == kind}
+
+
+def shown(path: Path) -> dict[str, Any]:
+    """Return what the script of a page of findings reads."""
+    elements = check_self_contained(path.read_text(encoding="utf-8"))
+    (text,) = (each for each in elements.texts if each.startswith('{"images"'))
+    values: dict[str, Any] = json.loads(text)
+    return values
 
 
 def test_planted_faults_are_found(tmp_path: Path) -> None:
@@ -67,6 +76,15 @@ def test_planted_faults_are_found(tmp_path: Path) -> None:
     assert written["counts"] == found.counts
     assert written["groups"][0]["crosses"] == ["split"]
     assert found.failures(["leak", "duplicate"]) == {"leak": 2}
+    page = shown(tmp_path / "look" / "page.html")
+    ids = page["images"]["ids"]
+    cards = {(card["kind"], ids[card["ids"][0]]): card for card in page["cards"]}
+    copies = cards["near-duplicate", "61.png"]
+    assert (copies["proposals"], copies["leak"]) == ([["keep", ""], ["exclude", ""]], "test and train")
+    assert cards["label", "10.png"]["proposals"] == [["relabel", "class 1"]]
+    assert cards["outlier", "7.png"]["proposals"] == [None]
+    assert len(page["points"]["x"]) == 120
+    assert not page["images"]["thumbnails"]
 
 
 def test_the_same_is_found_on_a_device(tmp_path: Path, gpu: str) -> None:
@@ -110,6 +128,10 @@ def test_what_cannot_be_looked_at_is_said(tmp_path: Path) -> None:
     told = " ".join(found.notes)
     assert "labels were not checked: 0 labeled images" in told
     assert "no split to leak across" in told
+    page = shown(tmp_path / "a" / "page.html")
+    assert page["classes"] == []
+    # The image without finite features has no point.
+    assert len(page["points"]["x"]) == 39
     found = inspect(
         imported(tmp_path / "few", *made(n=40)),
         dataset="pets",
@@ -127,6 +149,7 @@ def test_what_cannot_be_looked_at_is_said(tmp_path: Path) -> None:
     ("options", "said"),
     [
         ({"false_alarms": 0.7}, "must lie between 0 and 0.5"),
+        ({"map": "tsne"}, "'tsne' is unknown"),
         ({"outliers": 0}, "must lie between 0 and 0.5"),
         ({"neighbors": 1}, "at least 2"),
         ({"memory_limit": "20MiB"}, "higher --memory-limit"),
@@ -163,6 +186,13 @@ def test_images_are_measured_and_copies_found_by_their_bytes(
     assert json.loads(out)["counts"]["duplicate"] == 3
     with (tmp_path / "look" / "findings.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    page = shown(tmp_path / "look" / "page.html")
+    images, (group,) = page["images"], (each for each in page["cards"] if each["kind"] == "duplicate")
+    assert {images["ids"][at] for at in group["ids"]} >= {"disc/again5.png", "square/copy.png"}
+    assert {str(at) for at in group["ids"]} <= images["thumbnails"].keys()
+    assert group["proposals"] == [None] * 3
+    broken = images["ids"].index("disc/broken.png")
+    assert "not an image" in images["reasons"][str(broken)]
     copies = {row["id"]: row["suggestion"] for row in rows if row["kind"] == "duplicate"}
     assert copies == dict.fromkeys(
         (f"disc/{first.name}", "disc/again5.png", "square/copy.png"), "check the labels"

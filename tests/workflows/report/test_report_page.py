@@ -1,16 +1,15 @@
 import base64
-import hashlib
 import io
 import json
 import re
 import shlex
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from made_runs import change, make_run, write_layer_search
 from PIL import Image
+from self_contained import Elements, check_self_contained
 from shapes import MODEL, save_shapes
 
 from toptune.extract import extract
@@ -21,57 +20,6 @@ from toptune.workflows.report import cost_figures, details
 
 Cli = Callable[..., tuple[int, str, str]]
 EVIL = '<script>alert("x")</script><img src=http://evil.example/x onerror=alert(1)>'
-
-
-class Elements(HTMLParser):
-    """Every element with its attributes, and the texts of scripts and of everything else."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.texts: list[str] = []
-        self._inside = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-        self._inside = tag
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        (self.scripts if self._inside == "script" else self.texts).append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
-
-
-def check_self_contained(page: str) -> Elements:
-    """Hold that nothing is loaded, that one script runs, and that ids are unique."""
-    elements = Elements(page)
-    for tag, attributes in elements.found:
-        for name, value in attributes.items():
-            assert not name.startswith("on"), (tag, name)
-            assert "url(http" not in (value or "")
-            if name in ("src", "href", "xlink:href", "data", "action", "poster", "srcset"):
-                assert (value or "").startswith(("data:image/", "#")), (tag, name, value)
-        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
-    style = page[page.index("<style>") : page.index("</style>")]
-    assert "url(" not in style
-    assert "@import" not in style
-    (script,) = elements.scripts
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in page
-    assert "default-src 'none'" in page
-    ids = [value for _, attributes in elements.found if (value := attributes.get("id"))]
-    assert len(ids) == len(set(ids))
-    used = re.findall(r"url\(#([^)]+)\)", page)
-    assert used
-    assert set(used) <= set(ids)
-    return elements
 
 
 @pytest.fixture
@@ -101,6 +49,7 @@ def test_page_says_what_was_measured(runs: Path, tmp_path: Path) -> None:
     assert told[-1] == (6, 6)
     assert [path.name for path in tmp_path.iterdir() if path.name != "runs"] == ["page.html"]
     text = check_self_contained(page).text
+    assert "url(#" in page
     for part in (
         "Our study", "12 runs, 6 settings, 2 data sets", "mean over 2 data sets · resnet10t.demo",
         "cells · resnet10t.demo", "Accuracy by layer", "617 x", "Most often confused", "Energy",

@@ -3,13 +3,17 @@
 import base64
 import io
 import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
 from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.decode import decode_image
-from toptune.extract.images.source import read_bytes
+from toptune.extract.images.source import ImageSource, read_bytes
 from toptune.extract.sources.opening import open_source
+from toptune.machine.ahead import ahead
+from toptune.machine.cores import reading_threads
 
 _EDGE_PIXELS = 112
 _JPEG_QUALITY = 78
@@ -20,7 +24,7 @@ class Thumbnails:
 
     Parameters
     ----------
-    data : path or str
+    data : path, str or ImageSource
         Place of the images; see `toptune.extract.open_source`.
 
     Raises
@@ -29,7 +33,7 @@ class Thumbnails:
         If `data` cannot be opened.
     """
 
-    def __init__(self, data: str | os.PathLike[str]) -> None:
+    def __init__(self, data: str | os.PathLike[str] | ImageSource) -> None:
         self.data = data
         self._source = open_source(data)
         self._rows = {identity: row for row, identity in enumerate(self._source.manifest().ids)}
@@ -44,12 +48,12 @@ class Thumbnails:
         """
         if identity not in self._rows:
             raise InputError(
-                f"{os.fspath(self.data)} has no image {identity!r}, which a run on {dataset!r} tested; "
+                f"{self.data!s} has no image {identity!r}, which a run on {dataset!r} tested; "
                 f"give the images that were extracted: --data {dataset}=PATH"
             )
 
-    def read(self, identity: str) -> tuple[str | None, str | None]:
-        """Return an image as a data URI of a JPEG of at most 112 pixels, or None and the reason."""
+    def jpeg(self, identity: str) -> tuple[bytes | None, str | None]:
+        """Return an image as a JPEG of at most 112 pixels an edge, or None and the reason."""
         if identity not in self._rows:
             return None, "no longer among the images"
         try:
@@ -61,4 +65,23 @@ class Thumbnails:
         image.thumbnail((_EDGE_PIXELS, _EDGE_PIXELS), Image.Resampling.LANCZOS)
         file = io.BytesIO()
         image.save(file, "JPEG", quality=_JPEG_QUALITY)
-        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}", None
+        return file.getvalue(), None
+
+    def jpegs(self, identities: Iterable[str]) -> Iterator[tuple[bytes | None, str | None]]:
+        """Yield what `jpeg` returns for each id, in order; several threads decode some images ahead."""
+        threads = reading_threads()
+        with ThreadPoolExecutor(threads, thread_name_prefix="toptune-read") as pool:
+            for _, future in ahead(
+                identities, lambda identity: pool.submit(self.jpeg, identity), 2 * threads
+            ):
+                yield future.result()
+
+    def read(self, identity: str) -> tuple[str | None, str | None]:
+        """Return an image as a data URI of a JPEG of at most 112 pixels, or None and the reason."""
+        data, reason = self.jpeg(identity)
+        return None if data is None else data_uri(data), reason
+
+
+def data_uri(jpeg: bytes) -> str:
+    """Return the bytes of a JPEG as an address that holds them."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
