@@ -132,13 +132,7 @@ class DaskCluster:
             every.append(lanes[lane])
         self._wait(every, rows, progress, kept=lanes)
         del every
-        result: list[FoldSums] = []
-        for at, last in enumerate(lanes):
-            found = [_sums_in(arrays) for arrays in self._gather([last])[0]]
-            # The worker lets go of the sums, and they are here once.
-            lanes[at] = last = None
-            result = _add_in_place(found, result)
-        return result
+        return self._added_up(lanes, n_places=rows.n_places)
 
     def predict_left_out(
         self,
@@ -170,15 +164,20 @@ class DaskCluster:
             ),
             what="to score the rows that were left out",
         )
-        # Arrays travel without a copy of them being made; tensors are copied several times.
-        sent = maps.to(_HERE).bare(), [(index, beta.cpu().numpy()) for index, beta in finalists]
         devices = self._devices(device)
-        shared = self.client.scatter(sent, broadcast=True, hash=False)
+        shared = self.client.scatter(maps.to(_HERE).bare(), broadcast=True, hash=False)
+        # Coefficients go one fit after the other: what is under way is here once more, since the scheduler of
+        # workers on this machine is a part of this process. Arrays travel without a copy of them being made;
+        # tensors are copied several times.
+        sent = [
+            self.client.scatter((index, beta.cpu().numpy()), broadcast=True, hash=False)
+            for index, beta in finalists
+        ]
         tasks = []
         for part, first in parts:
             mine = kept[(kept >= first) & (kept < first + part.n)] - first
             tasks.append(
-                self.client.submit(_left_out_of, part, shared, mine, block_rows, devices, pure=False)
+                self.client.submit(_left_out_of, part, shared, sent, mine, block_rows, devices, pure=False)
             )
         self._wait(tasks, rows, progress, kept=tasks)
         by_part: list[list[OutOfFold]] = self._gather(tasks)
@@ -190,6 +189,27 @@ class DaskCluster:
             )
             for of_one in zip(*by_part, strict=True)
         ], kept
+
+    def _added_up(self, lanes: list[Any], *, n_places: int) -> list[FoldSums]:
+        """Fetch the sums of all lanes and add them up; the lanes are let go.
+
+        One fold comes at a time, so that little is here beside the total.
+        """
+        total: list[FoldSums] = []
+        while lanes:
+            for place in range(n_places):
+                task = self.client.submit(_sums_of_fold, lanes[0], place, pure=False)
+                found = self._gather([task])[0]
+                # The worker lets go of what is here.
+                del task
+                if not total:
+                    total = [_no_sums(n_places, arrays) for arrays in found]
+                for sums, (gram, cross, square) in zip(total, found, strict=True):
+                    sums.gram[place] += _tensor(gram)
+                    sums.cross[place] += _tensor(cross)
+                    sums.square[place] += float(square)
+            del lanes[0]
+        return total
 
     def _devices(self, device: torch.device) -> list[str]:
         """Return the devices that workers share out by their numbers; of one device, all workers take it."""
@@ -327,6 +347,17 @@ def _sums_of(
     return [(each.gram.numpy(), each.cross.numpy(), each.square.numpy()) for each in sums]
 
 
+def _sums_of_fold(sums: list[Arrays], place: int) -> list[Arrays]:
+    """Return the part of the sums of each map that belongs to one fold, on the worker that holds them."""
+    return [(gram[place], cross[place], square[place]) for gram, cross, square in sums]
+
+
+def _no_sums(n_places: int, fold: Arrays) -> FoldSums:
+    """Return sums of no rows, in which the sums of one fold have a place."""
+    gram, cross, square = (torch.zeros((n_places, *each.shape), dtype=torch.float64) for each in fold)
+    return FoldSums(gram=gram, cross=cross, square=square)
+
+
 def _sums_in(arrays: Arrays) -> FoldSums:
     """Return the sums in arrays that have travelled, in the same memory."""
     gram, cross, square = (_tensor(each) for each in arrays)
@@ -349,13 +380,13 @@ def _add_in_place(sums: list[FoldSums], others: list[FoldSums]) -> list[FoldSums
 
 def _left_out_of(
     part: TrainingRows,
-    shared: tuple[Maps, list[tuple[int, npt.NDArray[np.float64]]]],
+    maps: Maps,
+    finalists: list[tuple[int, npt.NDArray[np.float64]]],
     kept: npt.NDArray[np.int64],
     block_rows: int,
     devices: list[str],
 ) -> list[OutOfFold]:
     """Score one part by the fits that left its folds out, on a worker."""
-    maps, finalists = shared
     with _own_device(devices) as device:
         there = [(index, _tensor(beta).to(device)) for index, beta in finalists]
         return predict_left_out(
