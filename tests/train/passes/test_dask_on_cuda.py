@@ -85,6 +85,33 @@ def test_workers_sum_on_their_devices_and_only_main_memory_travels(
     np.testing.assert_allclose(fitted(found), fitted(expected), atol=1e-10)
 
 
+def test_no_more_than_a_fold_or_a_fit_travels_at_a_time(
+    inline: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = data()
+    inline()
+    gather, scatter, arrived, left = Inline.gather, Inline.scatter, [0], [0]
+
+    def gathered(client: Inline, results: list[Any]) -> list[Any]:
+        arrived.extend(len(pickle.dumps(each)) for each in results)
+        return gather(client, results)
+
+    def scattered(client: Inline, value: Any, **options: Any) -> Any:
+        left.append(len(pickle.dumps(value)))
+        return scatter(client, value, **options)
+
+    monkeypatch.setattr(Inline, "gather", gathered)
+    monkeypatch.setattr(Inline, "scatter", scattered)
+    n_centers, n_folds = 60, 5
+    FalkonClassifier(
+        random_state=0, dask="local:2", n_centers=n_centers, sigma=2.0, cv=n_folds, penalty=[1e-4, 1e-2, 1.0]
+    ).fit(X, y)
+    fold, fit = 8 * (n_centers + 1) ** 2, 8 * (n_centers + 1) * 3 * n_folds
+    assert fold < max(arrived) < 2 * fold
+    assert sum(size > fit for size in left) >= 3
+    assert max(left) < 2 * fold
+
+
 def fitted(estimator: Any) -> np.ndarray:
     values = getattr(estimator, "dual_coef_", None)
     return np.asarray(estimator.coef_ if values is None else values)
