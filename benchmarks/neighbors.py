@@ -23,7 +23,8 @@ from toptune.machine.memory import bytes_of, left_bytes, taken_bytes
 from toptune.store import FeatureStore, import_features
 from toptune.store.features.blocks import Blocks
 from toptune.train import PreprocessedBlocks, fit_preprocessing
-from toptune.workflows.inspection.duplicates import Spacing, components, distances_of
+from toptune.train.rows.groups import components
+from toptune.workflows.inspection.duplicates import Spacing, distances_of
 from toptune.workflows.inspection.neighbors import nearest_neighbors, plan_neighbors
 
 _NEIGHBORS, _BLOCK_ROWS, _TILE_ROWS = 10, 2048, 1024

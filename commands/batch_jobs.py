@@ -95,6 +95,7 @@ def jobs_slurm(
     is printed. Nothing is submitted without --submit.
     """
     from toptune.options import option_names, options_of
+    from toptune.train.rows.options import OF_DECISIONS, RowOptions
     from toptune.train.runs.options import TrainOptions
     from toptune.workflows import SlurmOptions, check_sbatch, submit_slurm_jobs, write_slurm_jobs
 
@@ -109,12 +110,13 @@ def jobs_slurm(
     options_of(SlurmOptions, own, call="slurm")  # What the jobs decide is refused before it is parsed.
     with listed(models, "models") as names:
         if not no_train:
-            # The arguments go through the parser of `toptune train` now, or a typing error would show only on
-            # the cluster, after the extraction.
+            # The arguments go through the parser of `toptune train` now, and files of decisions are read now,
+            # or an error would show only on the cluster, after the extraction.
             of_models = [word for name in names for word in ("--model", name)]
             fixed = ["--store", root, "--dataset", "x", *of_models, "--out", "x"]
             asked = train.make_context("train", [*fixed, *words], parent=ctx).params
             TrainOptions(fusion=asked["fusion"], layers=asked["layers"]).check_models(None, names)
+            _ = RowOptions(**{name: asked[name] for name in OF_DECISIONS}).decisions
         done = write_slurm_jobs(data, models=names, store=root, options=options, **own)
     done = submit_slurm_jobs(done) if submit else done
     show(as_json, done.to_dict(), str(done))

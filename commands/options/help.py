@@ -19,7 +19,10 @@ HEADINGS: Mapping[str, str] = {
     "Model": "model fusion weights img-size mean std crop-pct interpolation decode model-kwargs",
     "Layers": "layers pooling preprocess short-list search-rows",
     "Head": "head heads kernel penalty sigma centers solver class-weight cv params budget",
-    "Training rows": "test-fraction resplit val group-by shots train-size skip-failed seed seeds leak",
+    "Training rows": (
+        "test-fraction resplit val group-by exclude relabel-with keep-together shots train-size skip-failed "
+        "seed seeds leak"
+    ),
     "Fine-tuning": (
         "depth optimizer learning-rate weight-decay epochs min-epochs patience warmup-epochs clip-grad "
         "label-smoothing augment crop-scale validation-fraction refit finetune finetune-limit margin"

@@ -115,6 +115,25 @@ def split_options(*, had: str, groups: str, val: str | None = None) -> Decorator
             metavar="COLUMN",
             help="Column of the data set whose values are the labels, in place of its labels.",
         ),
+        click.option(
+            "--exclude",
+            type=click.Path(),
+            metavar="FILE",
+            help="Leave out images: decisions of the page of inspect, its findings.csv, or one id a line.",
+        ),
+        click.option(
+            "--relabel-with",
+            type=click.Path(),
+            metavar="FILE",
+            help="Give images other labels: decisions of the page of inspect (columns id,decision,label).",
+        ),
+        click.option(
+            "--keep-together",
+            type=click.Path(),
+            metavar="FINDINGS",
+            help="Keep the groups of copies of this findings.json or findings.csv on one side of the split "
+            "and in one fold.",
+        ),
         click.option("--shots", type=click.IntRange(1), help="Train on this many images of each class only."),
         click.option(
             "--train-size",

@@ -212,6 +212,12 @@ class Manifest:
         place = self.table.column_names.index("label")
         return Manifest(self.table.set_column(place, "label", self.table[column]))
 
+    def with_labels(self, labels: Mapping[str, str]) -> "Manifest":
+        """Return the manifest with other labels of some images, by their ids; unknown ids have no effect."""
+        changed = [labels.get(image, label) for image, label in zip(self.ids, self.labels, strict=True)]
+        place = self.table.column_names.index("label")
+        return Manifest(self.table.set_column(place, "label", pa.array(changed, pa.string())))
+
     def take(self, rows: npt.NDArray[np.intp]) -> "Manifest":
         """Return the manifest of some rows, in the order given."""
         if self.table.nbytes < _MOST_TEXT:

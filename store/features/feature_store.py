@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,7 +179,13 @@ class FeatureStore:
         return found
 
     def features(
-        self, model: str, dataset: str, *, version: int | None = None, label_column: str | None = None
+        self,
+        model: str,
+        dataset: str,
+        *,
+        version: int | None = None,
+        label_column: str | None = None,
+        relabel: Callable[[Manifest], Manifest] | None = None,
     ) -> FeatureCache | FeatureView:
         """Return what is stored of a model over a version of a data set, by default the latest.
 
@@ -191,6 +197,8 @@ class FeatureStore:
             Number of the version, from 1.
         label_column : str, optional
             Further column of the data set whose values are the labels; by default its own labels.
+        relabel : callable, optional
+            Called with the manifest; returns the same rows with the labels that count.
 
         Returns
         -------
@@ -208,12 +216,14 @@ class FeatureStore:
         """
         refuse_part(self.root, dataset)
         numbers = version_numbers(self.root, dataset)
-        if label_column is None and (numbers[-1] if version is None else version) == 1:
+        if label_column is None and relabel is None and (numbers[-1] if version is None else version) == 1:
             datasets.read_record(self.root, dataset)
             return self._cache_of(model, [dataset])
         found = read_dataset_version(self.root, dataset, version)
         if label_column is not None:
             found = replace(found, manifest=found.manifest.relabeled(label_column))
+        if relabel is not None:
+            found = replace(found, manifest=relabel(found.manifest))
         digest = self._cache_of(model, found.parts).digest
         view = self.view(found, digest)
         assert view is not None, "the digest is that of a stored part"

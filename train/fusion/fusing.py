@@ -267,6 +267,7 @@ def _record(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weigh
         split=base.split,
         folds=base.folds,
         manifest=base.manifest,
+        decisions=base.decisions,
         selected={
             "weights": {member.name: member.weight for member in members},
             "temperature": pool.temperature,

@@ -13,6 +13,7 @@ from toptune.errors import InputError
 from toptune.store.features.feature_store import FeatureStore
 from toptune.train.fusion.members import check_together, failed_in_any, open_members, told_of
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
+from toptune.train.rows.copies import digests_of
 from toptune.train.runs.options import LATE, TrainOptions
 from toptune.train.runs.record import seal_run
 from toptune.train.runs.training import (
@@ -56,7 +57,11 @@ def train_late(
         with told_of(model):
             arrays[model] = stored_arrays(features[model], of_models[model])
     failed = failed_in_any(features, {model: [each.name for each in arrays[model]] for model in models})
-    rows = choose_rows(features[models[0]].manifest, options.rows, cv=options.head.cv, failed=failed)
+    # All models have the same images, so that the digests of one tell the copies.
+    first = features[models[0]]
+    rows = choose_rows(
+        first.manifest, options.rows, cv=options.head.cv, failed=failed, digests=digests_of(first)
+    )
     rows.check_tested()
     check_together(
         options,

@@ -40,7 +40,11 @@ def open_members(
     for model, of_model in options.items():
         try:
             opened[model] = store.features(
-                model, dataset, version=of_model.dataset_version, label_column=of_model.rows.label_column
+                model,
+                dataset,
+                version=of_model.dataset_version,
+                label_column=of_model.rows.label_column,
+                relabel=of_model.rows.decisions.relabel,
             )
         except StoreNotFoundError as error:
             missing[model] = error

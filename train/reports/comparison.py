@@ -133,7 +133,7 @@ def compare_heads(
                 keep_sums=False,
                 **(wanted if len(shared) > 1 else wanted | {"model": shared[0]}),
             )
-        record, metrics = _finished(path, wanted, features)
+        record, metrics = _finished(path, wanted, features, options)
         split = "" if options.group_by is None else "grouped" if run.is_grouped else UNGROUPED
         arrays = _arrays(path, record)
         rows.append(RunRow.of(record, metrics, arrays=arrays, split=split, folder=f"{RUNS}/{run.name}"))
@@ -188,7 +188,7 @@ def _folder_name(head: str) -> str:
 
 
 def _finished(
-    path: Path, options: Mapping[str, Any], members: Mapping[str, ModelFeatures]
+    path: Path, wanted: Mapping[str, Any], members: Mapping[str, ModelFeatures], options: CompareOptions
 ) -> tuple[RunRecord, RunMetrics]:
     """Read the record and the metrics of a run, or refuse a run of something else."""
     try:
@@ -200,9 +200,12 @@ def _finished(
         raise InputError(f"{path} is no finished run ({error})") from error
     manifest = next(iter(members.values())).manifest
     made = {**record.options, "features": digests, "pictures": record.manifest.pictures_digest}
-    wanted = {**options, "features": stored, "pictures": manifest.pictures_digest}
-    if record.is_fused and options["head"] == AUTO_HEAD:
-        wanted["budget"] = share_of_budget(options["budget"], len(members))
+    # A file of decisions under the same name may have other content since.
+    made["decisions"] = {name: file.sha256 for name, file in (record.decisions or {}).items()}
+    decided = {name: file.sha256 for name, file in options.of_features.rows.decisions.files.items()}
+    wanted = {**wanted, "features": stored, "pictures": manifest.pictures_digest, "decisions": decided}
+    if record.is_fused and wanted["head"] == AUTO_HEAD:
+        wanted["budget"] = share_of_budget(wanted["budget"], len(members))
     # A run of other options or images under the same name would enter the means unnoticed. The device changes
     # no result beyond rounding, and the runs of a comparison may come from several machines.
     for name, value in json_ready(wanted).items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypedDict
 
 from toptune.errors import InputError
@@ -17,10 +18,12 @@ from toptune.train.runs.options import LATE, Layers, TrainOptions
 _RECORDED_OF_LAYERS = (
     "layers", "pooling", "preprocess", "head", "short_list", "search_rows", "seed", "cv", "test_fraction",
     "resplit", "val", "group_by", "label_column", "shots", "train_size", "class_weight", "device", "params",
+    "exclude", "relabel_with", "keep_together",
 )  # fmt: skip
 _RECORDED_OF_COMPARISON = (
     "layers", "pooling", "preprocess", "memory_limit", "cv", "test_fraction", "resplit", "val", "shots",
     "train_size", "class_weight", "allow_failed", "device", "group_by", "label_column", "params", "budget",
+    "exclude", "relabel_with", "keep_together",
 )  # fmt: skip
 
 
@@ -152,6 +155,9 @@ class CompareArguments(TypedDict, total=False):
     shots: int | None
     train_size: int | None
     allow_failed: bool
+    exclude: str | None
+    relabel_with: str | None
+    keep_together: str | None
     memory_limit: int | str | None
     device: str | None
 
@@ -180,7 +186,8 @@ class CompareOptions:
         Stored arrays that the heads use, and the steps before each head, as `TrainOptions` describes them.
     cv, class_weight : optional
         Folds and weights of the classes, as `HeadOptions` describes them.
-    test_fraction, resplit, val, group_by, label_column, shots, train_size, allow_failed
+    test_fraction, resplit, val, group_by, label_column, shots, train_size, allow_failed, exclude, \
+    relabel_with, keep_together
         Which rows train and which test, as `RowOptions` describes them.
     memory_limit : int or str, optional
         Bytes, or text such as ``2GiB``, that a fit may take; half of the machine's memory by default.
@@ -213,6 +220,9 @@ class CompareOptions:
     shots: int | None = None
     train_size: int | None = None
     allow_failed: bool = False
+    exclude: str | None = None
+    relabel_with: str | None = None
+    keep_together: str | None = None
     memory_limit: int | str | None = None
     device: str | None = AUTO
 
@@ -225,11 +235,16 @@ class CompareOptions:
                 "leak compares splits with and without group_by, and none is given; give --group-by"
             )
 
-    @property
+    @cached_property
     def of_features(self) -> TrainOptions:
         """The options that say which stored features are read, and how several models share a run."""
         return TrainOptions(
-            rows=RowOptions(label_column=self.label_column),
+            rows=RowOptions(
+                label_column=self.label_column,
+                exclude=self.exclude,
+                relabel_with=self.relabel_with,
+                keep_together=self.keep_together,
+            ),
             dataset_version=self.dataset_version,
             fusion=self.fusion,
             layers=self.layers,

@@ -13,8 +13,9 @@ from toptune.text import counted, named
 from toptune.train.rows.copies import Digests, note_copies
 from toptune.train.rows.few_shot import draw_training_rows
 from toptune.train.rows.folds import Folds, draw_folds
+from toptune.train.rows.groups import row_keys
 from toptune.train.rows.options import RowOptions
-from toptune.train.rows.splits import NAMED, Split, advice_on_several_labels, group_keys, split_manifest
+from toptune.train.rows.splits import NAMED, Split, advice_on_several_labels, split_manifest
 
 RowNumbers = npt.NDArray[np.int64]
 
@@ -86,7 +87,7 @@ class ChosenRows:
     @property
     def notes(self) -> list[str]:
         """Rows that neither train nor test, groups on both sides, and classes that are numbers, in words."""
-        split, notes = self.split, [*self.copies]
+        split, notes = self.split, [*self.copies, *self._decided()]
         if split.n_unlabelled:
             notes.append(f"not used: {counted(split.n_unlabelled, 'image')} without a label")
             unlabeled = [row for row, label in enumerate(self.manifest.labels) if label is None]
@@ -101,6 +102,21 @@ class ChosenRows:
             train, test = ({self.groups[row] for row in rows} for rows in (split.train, split.test))
             notes.append(f"groups by {self.options.group_by!r}: {len(train)} train, {len(test)} test")
         return [*notes, *filter(None, [note_numbers(list(self.classes))])]
+
+    def _decided(self) -> Iterator[str]:
+        """Say how many images the decisions of a person concern."""
+        decisions = self.options.decisions
+        files = decisions.files
+        if (file := files.get("exclude")) is not None:
+            used = self.split.n_excluded
+            others = f", {used} of which would train or test" if used < file.n_images else ""
+            yield f"{counted(file.n_images, 'image')} excluded by {file.file}{others}"
+        if (file := files.get("relabel_with")) is not None:
+            yield f"{counted(file.n_images, 'image')} relabeled by {file.file}"
+        if (file := files.get("keep_together")) is not None:
+            groups = counted(len(decisions.groups), "group")
+            yield f"{counted(file.n_images, 'image')} kept together in {groups} by {file.file}"
+        yield from decisions.notes
 
     def _unused_options(self) -> Iterator[str]:
         """Say which options of the split had no effect on this data set."""
@@ -151,7 +167,7 @@ def choose_rows(
     Parameters
     ----------
     manifest : Manifest
-        Rows with ids, labels and perhaps splits.
+        Rows with ids, labels and perhaps splits; labels that were decided are in it.
     options : RowOptions
         Split, sample, and whether failed rows may be left out.
     cv : int, "leave-one-group-out" or None
@@ -170,6 +186,7 @@ def choose_rows(
         training rows, failed rows that may not be left out, fewer than two classes, or fewer than two
         classes with rows in more than one fold.
     """
+    decisions = options.decisions.check(manifest)
     split = split_manifest(
         manifest,
         seed=options.seed,
@@ -177,6 +194,7 @@ def choose_rows(
         val=options.val,
         group_by=options.group_by,
         resplit=options.resplit,
+        decisions=decisions,
     )
     copies = [] if digests is None else note_copies(digests, split)
     if not needs_test:
@@ -188,7 +206,8 @@ def choose_rows(
     split = draw_training_rows(
         split, manifest, shots=options.shots, train_size=options.train_size, seed=options.seed
     )
-    groups = manifest.ids if options.group_by is None else group_keys(manifest, options.group_by)
+    keys = row_keys(manifest, group_by=options.group_by, together=decisions.groups)
+    groups = manifest.ids if keys is None else keys
     # Folds are dealt out before any feature is read, so that too few rows of the classes are refused at once.
     classes, folds = _dealt(manifest, split, groups, cv=cv)
     return ChosenRows(

@@ -1,15 +1,22 @@
 """`RowOptions`: which rows of a data set train and which test."""
 
+import os
 from dataclasses import dataclass
-from typing import TypedDict
+from functools import cached_property
+from typing import TYPE_CHECKING, TypedDict
 
 from toptune.errors import InputError
 from toptune.options import check_choice, check_count
+
+if TYPE_CHECKING:  # it imports numpy, which the help of a command does not need
+    from toptune.train.rows.decisions import Decisions
 
 # numpy's and scikit-learn's generators take 32 bits.
 MOST_SEED = 2**32 - 1
 MOST_SEEDS = 10_000
 VAL = ("train", "test", "drop")
+# The options that name files of decisions.
+OF_DECISIONS = ("exclude", "relabel_with", "keep_together")
 
 
 class RowArguments(TypedDict, total=False):
@@ -24,6 +31,9 @@ class RowArguments(TypedDict, total=False):
     shots: int | None
     train_size: int | None
     allow_failed: bool
+    exclude: str | None
+    relabel_with: str | None
+    keep_together: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +60,9 @@ class RowOptions:
         `toptune.train.rows.few_shot.draw_training_rows`.
     allow_failed : bool
         Leave out rows that are not finite (images that failed) instead of refusing them.
+    exclude, relabel_with, keep_together : path, optional
+        Files of decisions: images that are left out, images that have another label, and groups of copies
+        that stay on one side of the split and in one fold; see `Decisions.read`.
     """
 
     seed: int = 0
@@ -61,8 +74,15 @@ class RowOptions:
     shots: int | None = None
     train_size: int | None = None
     allow_failed: bool = False
+    exclude: str | None = None
+    relabel_with: str | None = None
+    keep_together: str | None = None
 
     def __post_init__(self) -> None:
+        for name in OF_DECISIONS:
+            # Paths become text, which a run can record.
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, os.fspath(path))
         check_choice(self.val, VAL, option="val")
         check_count(self.seed, option="seed", least=0, most=MOST_SEED)
         if not 0 < self.test_fraction < 1:
@@ -71,3 +91,18 @@ class RowOptions:
             raise InputError(f"shots is {self.shots} and train_size {self.train_size}; give one of them")
         if self.shots is not None and self.shots < 1:
             raise InputError(f"shots is {self.shots}; give at least 1 image of each class")
+
+    @cached_property
+    def decisions(self) -> "Decisions":
+        """What the files of decisions hold, which are read once.
+
+        Raises
+        ------
+        InputError
+            As `Decisions.read`.
+        """
+        from toptune.train.rows.decisions import Decisions
+
+        return Decisions.read(
+            exclude=self.exclude, relabel_with=self.relabel_with, keep_together=self.keep_together
+        )

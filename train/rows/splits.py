@@ -1,18 +1,18 @@
 """Splits of a data set into training and test rows, the same for every head and layer."""
 
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
-from toptune.options import choices
 from toptune.store.datasets.manifest import LABEL_SEPARATOR, LABELS_COLUMN, Manifest
 from toptune.text import counted, named
+from toptune.train.rows.decisions import Decisions
+from toptune.train.rows.groups import row_keys
 from toptune.train.rows.options import RowOptions
 
 Rows = npt.NDArray[np.int64]
@@ -37,6 +37,8 @@ class Split:
         How the rows were divided, in words.
     n_not_drawn : int
         Training rows left out because only a sample of them was asked for.
+    n_excluded : int
+        Rows of both sides that were left out because a person decided so.
     """
 
     train: Rows
@@ -45,6 +47,7 @@ class Split:
     n_unused: int
     rule: str
     n_not_drawn: int = 0
+    n_excluded: int = 0
 
 
 def split_manifest(
@@ -55,6 +58,7 @@ def split_manifest(
     val: str = "train",
     group_by: str | None = None,
     resplit: bool = False,
+    decisions: Decisions | None = None,
 ) -> Split:
     """Split the rows of a manifest into training and test rows.
 
@@ -77,6 +81,9 @@ def split_manifest(
         key. Rows of equal keys stay on one side.
     resplit : bool
         Draw a new split over all labeled rows even where the manifest names one.
+    decisions : Decisions, optional
+        Images that are left out after the split, so that the others stay on their sides; and images that are
+        kept together, as the rows of a group are. Labels are those of the manifest.
 
     Returns
     -------
@@ -99,7 +106,8 @@ def split_manifest(
     (6, ['cat', 'cat', 'dog', 'dog'])
     """
     RowOptions(test_fraction=test_fraction, val=val)  # refuses values out of range
-    groups = group_keys(manifest, group_by) if group_by is not None else None
+    decided = decisions or Decisions()
+    groups = row_keys(manifest, group_by=group_by, together=decided.groups)
     is_named = not resplit and any(split is not None for split in manifest.splits)
     split = _named(manifest, val) if is_named else _unsplit(manifest)
     if len(split.train) == 0:
@@ -108,8 +116,9 @@ def split_manifest(
             + (advice_on_several_labels(manifest, _unlabeled(manifest)) or "check the labels and the split")
         )
     if len(split.test):
+        split = _without(split, manifest, decided.excluded)
         if groups is not None:
-            _refuse_shared(groups, split)
+            _refuse_shared(groups, split, manifest, group_by=group_by)
         return split
     rows = split.train
     is_test = held_out(
@@ -121,16 +130,18 @@ def split_manifest(
     )
     if groups is not None and not is_test.any():
         raise InputError(
-            f"no group is small enough to be held out: {len(set(groups))} groups by {group_by!r}, and a test "
+            f"no group is small enough to be held out: {len(set(groups))} groups{_by(group_by)}, and a test "
             f"share of {test_fraction:g} of each class; group more finely or raise the test fraction"
         )
-    together = "" if group_by is None else f", groups by {group_by!r} kept together"
-    return replace(
+    kept = f", groups{_by(group_by)} kept together" if group_by is not None else ""
+    copies = f", {counted(len(decided.groups), 'group')} of copies kept together" if decided.groups else ""
+    split = replace(
         split,
         train=rows[~is_test],
         test=rows[is_test],
-        rule=f"{test_fraction:g} of each class by a hash of (seed {seed}, id){together}",
+        rule=f"{test_fraction:g} of each class by a hash of (seed {seed}, id){kept}{copies}",
     )
+    return _without(split, manifest, decided.excluded)
 
 
 def held_out(
@@ -164,68 +175,6 @@ def held_out(
             for label, count in counts.items():
                 quota[label] -= count
     return is_test
-
-
-def group_keys(manifest: Manifest, group_by: str) -> list[str]:
-    """Return the key of the group of each row: a column of the manifest, or the first group of a pattern.
-
-    Raises
-    ------
-    InputError
-        If `group_by` is neither a column nor a pattern with a group, if an id does not match the pattern, or
-        if a labeled row has no value in the column.
-    """
-    try:
-        values = manifest.column(group_by)
-    except (KeyError, InputError):
-        pass
-    else:
-        _refuse_missing(values, manifest, group_by)
-        return [str(value) for value in values]
-    columns = choices(group_by, ["label", *manifest.extra_names])
-    try:
-        pattern = re.compile(group_by)
-    except re.error as error:
-        raise InputError(
-            f"group_by {group_by!r} is neither a column of the manifest nor a regular expression ({error}); "
-            f"{columns}",
-            option="group_by",
-        ) from error
-    if pattern.groups < 1:
-        raise InputError(
-            f"group_by {group_by!r} is no column that was kept with the images (text and whole numbers are "
-            f"kept); {columns}, or give a pattern on the id whose group in parentheses is the key, such as "
-            "'^([^_]+)_'",
-            option="group_by",
-        )
-    matches = [pattern.search(identity) for identity in manifest.ids]
-    keys = [None if match is None else match.group(1) for match in matches]
-    # Rows without a label neither train nor test, and need no group.
-    known = zip(manifest.ids, keys, manifest.labels, strict=True)
-    missed = [identity for identity, key, label in known if key is None and label is not None]
-    if missed:
-        raise InputError(
-            f"group_by pattern {group_by!r} does not match {counted(len(missed), 'id')}, for instance "
-            f"{missed[0]!r}; widen it",
-            option="group_by",
-        )
-    return [str(key) for key in keys]
-
-
-def _refuse_missing(values: Sequence[str | None], manifest: Manifest, group_by: str) -> None:
-    """Raise an `InputError` that counts the labeled rows without a group, if there are any."""
-    # They are neither one group nor many: images of one patient whose name is missing would lie on both sides
-    # of a split, or those of all such patients on one side.
-    known = zip(values, manifest.labels, manifest.ids, strict=True)
-    missing = [identity for value, label, identity in known if not value and label is not None]
-    if missing:
-        raise InputError(
-            f"{counted(len(missing), 'labeled row')} of {len(values)} rows have no value in the column "
-            f"{group_by!r} that they are grouped by, for instance {missing[0]!r}; fill them in, or write a "
-            "value of its own into each row that is a group of its own, and extract with --update, which "
-            "computes nothing anew for columns",
-            option="group_by",
-        )
 
 
 def hash_of(seed: int, key: str) -> int:
@@ -290,13 +239,37 @@ def _remedy(splits: npt.NDArray[np.str_]) -> str:
     ) + (f"; --val drop leaves out the {n_val} of the split val" if n_val else "")
 
 
-def _refuse_shared(groups: list[str], split: Split) -> None:
+def _by(group_by: str | None) -> str:
+    return "" if group_by is None else f" by {group_by!r}"
+
+
+def _without(split: Split, manifest: Manifest, excluded: Collection[str]) -> Split:
+    """Leave images out of both sides of a split."""
+    if not excluded:
+        return split
+    rows = np.flatnonzero([image in excluded for image in manifest.ids])
+    train, test = (np.setdiff1d(side, rows) for side in (split.train, split.test))
+    n_left = len(split.train) + len(split.test) - len(train) - len(test)
+    return replace(split, train=train, test=test, n_excluded=n_left)
+
+
+def _refuse_shared(groups: list[str], split: Split, manifest: Manifest, *, group_by: str | None) -> None:
+    """Refuse groups on both sides of a split that the manifest names, which no option moves."""
     shared = {groups[row] for row in split.train} & {groups[row] for row in split.test}
-    if shared:
+    if not shared:
+        return
+    if group_by is not None:
         raise InputError(
             f"{counted(len(shared), 'group')} with rows in both training and test split of the manifest: "
             f"{named(sorted(shared))}; correct the manifest's split or leave group_by out"
         )
+    crossing = [manifest.ids[row] for row in split.train.tolist() if groups[row] in shared]
+    raise InputError(
+        f"{counted(len(shared), 'group')} of copies with images in both training and test split of the data "
+        f"set, of which {named(crossing)} train; exclude these (--exclude), draw another split (--resplit), "
+        "or leave --keep-together out",
+        option="keep_together",
+    )
 
 
 def advice_on_several_labels(manifest: Manifest, rows: npt.NDArray[np.int64]) -> str:

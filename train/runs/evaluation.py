@@ -90,7 +90,14 @@ def stored_rows(
     # The rows of the run itself keep the labels that trained them.
     label_column = None if is_own else trained.row_options.label_column
     try:
-        cache = open_sources(opened, trained.sources, name, version=version, label_column=label_column)
+        cache = open_sources(
+            opened,
+            trained.sources,
+            name,
+            version=version,
+            label_column=label_column,
+            relabel=trained.decisions.relabel_again if is_own else None,
+        )
     except StoreNotFoundError as error:
         for source in trained.sources:
             _explain_other_features(source, opened, name)

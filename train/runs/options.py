@@ -16,7 +16,8 @@ from toptune.train.rows.options import RowArguments, RowOptions
 _RECORDED = (
     "head", "layers", "pooling", "preprocess", "seed", "penalty", "sigma", "kernel", "n_centers", "solver",
     "memory_limit", "cv", "test_fraction", "resplit", "val", "group_by", "label_column", "shots",
-    "train_size", "class_weight", "params", "budget", "allow_failed", "device",
+    "train_size", "class_weight", "params", "budget", "allow_failed", "device", "exclude", "relabel_with",
+    "keep_together",
 )  # fmt: skip
 # How several backbones share one run; the first is the default.
 FUSIONS = LATE, JOIN = ("late", "join")

@@ -22,6 +22,7 @@ from toptune.store.files.system_errors import explained_reading
 from toptune.store.files.writing import replace_file
 from toptune.store.joined.joined_features import members_of
 from toptune.train.rows.chosen_rows import rows_digest
+from toptune.train.rows.decisions import DecisionFile
 from toptune.train.rows.splits import Split
 from toptune.train.runs.sources import CacheIdentity, JsonObject, RunArray, RunSource
 
@@ -33,9 +34,9 @@ FORMAT, VERSION = "toptune-run", 2
 SEVERAL_VERSION = 3
 # Kinds of runs; a head on the features of one cache has none.
 FINETUNE, LATE, JOIN = "finetune", "late", "join"
-CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, IMAGE = (
+CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, IMAGE, DECISIONS = (
     "run.json", "metrics.json", "selection.csv", "rows.parquet", "predictions.parquet",
-    "confusion_matrix.png",
+    "confusion_matrix.png", "decisions.csv",
 )  # fmt: skip
 # The sums are written by a module that needs torch, which a reader of records does not.
 SUMS = "sums.safetensors"
@@ -84,6 +85,8 @@ class SplitRecord:
     n_unlabelled, n_unused, n_not_drawn, n_skipped : int, optional
         Numbers of rows without a label, in no split that was asked for, left out of a sample, and of failed
         images. Older runs do not record samples.
+    n_excluded : int, optional
+        Rows that a person's decisions left out; of runs without such decisions None.
     rows_digest : str, optional
         Digest of the ids that trained and tested.
     validation_ids : tuple of str, optional
@@ -98,6 +101,7 @@ class SplitRecord:
     n_unused: int | None = None
     n_not_drawn: int | None = None
     n_skipped: int | None = None
+    n_excluded: int | None = None
     rows_digest: str | None = None
     validation_ids: tuple[str, ...] | None = None
     others: JsonObject = field(default_factory=dict)
@@ -113,6 +117,7 @@ class SplitRecord:
             n_unused=split.n_unused,
             n_not_drawn=split.n_not_drawn,
             n_skipped=n_skipped,
+            n_excluded=split.n_excluded or None,
             rows_digest=rows_digest(split, manifest),
         )
 
@@ -263,6 +268,9 @@ class RunRecord:
     folds : FoldsRecord, optional
         Of a head only: by which rule its training rows have their folds. None where nothing was left out,
         and for runs that are older than the rule: their folds are hashes.
+    decisions : mapping of str to DecisionFile, optional
+        The files of decisions about images, by the option that named them. What they decided lies in
+        ``decisions.csv`` of the RUN folder of a head.
     selected : mapping
         The hyperparameters that were chosen.
     warnings : tuple of str
@@ -300,6 +308,7 @@ class RunRecord:
     split: SplitRecord = field(default_factory=SplitRecord)
     folds: FoldsRecord | None = None
     manifest: ManifestIdentity = field(default_factory=ManifestIdentity)
+    decisions: Mapping[str, DecisionFile] | None = None
     auto: JsonObject | None = None
     selected: JsonObject = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

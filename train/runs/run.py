@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,15 +15,19 @@ import pyarrow as pa
 from toptune.costs.meter import describe_costs
 from toptune.errors import CorruptError, InputError, NumericalError
 from toptune.machine.device_memory import explained_out_of_memory
+from toptune.store.datasets.manifest import Manifest
 from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.features.blocks import Blocks
 from toptune.store.files.json_records import record_from_json
 from toptune.store.files.json_values import read_json
 from toptune.store.files.reading import read_linked
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
+from toptune.train.rows.decisions import Decisions
+from toptune.train.rows.groups import row_keys
 from toptune.train.rows.options import RowOptions
 from toptune.train.runs.record import (
     CONFIG,
+    DECISIONS,
     IMAGE,
     METRICS,
     PREDICTIONS,
@@ -64,6 +68,8 @@ class Run:
         Row numbers of the data set's manifest.
     size_note : str, optional
         Of a run that was just trained and is large beside its features: its size, and what makes it smaller.
+    decisions : Decisions
+        What a person decided about images of the data set; an update decides the same.
     """
 
     folder: Path
@@ -74,6 +80,7 @@ class Run:
     train_rows: npt.NDArray[np.int64]
     test_rows: npt.NDArray[np.int64]
     size_note: str | None = None
+    decisions: Decisions = field(default_factory=Decisions)
 
     @property
     def classes(self) -> list[str]:
@@ -115,6 +122,10 @@ class Run:
     def row_options(self) -> RowOptions:
         """The options that decide which rows train and which test."""
         return record_from_json(RowOptions, self.record.options, where=f"{self.folder / CONFIG}: options")
+
+    def keys(self, manifest: Manifest) -> list[str] | None:
+        """Return the key of each row of a manifest, by which rows stay together; None without groups."""
+        return row_keys(manifest, group_by=self.row_options.group_by, together=self.decisions.groups)
 
     @property
     def trials(self) -> list[dict[str, object]]:
@@ -253,6 +264,7 @@ class Run:
             preprocessing=Preprocessing.load(path),
             train_rows=rows[roles == "train"],
             test_rows=rows[roles == "test"],
+            decisions=_decisions(path, record),
         )
         d = sum(array.dim for array in run.arrays)
         # Files of two runs that were mixed by hand would predict without an error.
@@ -330,6 +342,16 @@ def _check_answers(run: Run, device: str | None) -> None:
         found, reason = None, f"{type(error).__name__}: {error}"
     if found != expected:
         raise CorruptError(f"the head of {run.folder} does not fit together ({reason}); {_ADVICE}")
+
+
+def _decisions(folder: Path, record: RunRecord) -> Decisions:
+    """Read what was decided about images of the data set."""
+    if not record.decisions:
+        return Decisions()
+    try:
+        return Decisions.saved(folder / DECISIONS, record.decisions)
+    except InputError as error:
+        raise CorruptError(f"{folder / DECISIONS} cannot be read ({error}); {_ADVICE}") from error
 
 
 def read_labels(folder: Path) -> dict[int, str]:

@@ -1,9 +1,10 @@
 """Which stored features a run was trained on, of one backbone or of several, and how they are opened."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.features.recipe import IMPORTED, Recipe
@@ -98,6 +99,7 @@ def open_sources(
     *,
     version: int | None = None,
     label_column: str | None = None,
+    relabel: Callable[[Manifest], Manifest] | None = None,
 ) -> StoredFeatures:
     """Open the features of a run's backbones; parameters and errors are those of `FeatureStore.features`.
 
@@ -107,7 +109,9 @@ def open_sources(
         What is stored of the one backbone, or of all of them as one table.
     """
     members = {
-        source.name: store.features(source.cache.name, dataset, version=version, label_column=label_column)
+        source.name: store.features(
+            source.cache.name, dataset, version=version, label_column=label_column, relabel=relabel
+        )
         for source in sources
     }
     return members[""] if "" in members else JoinedFeatures(members)

@@ -132,7 +132,11 @@ def train_run(
     check_head_options(options)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
     features = opened.features(
-        model, dataset, version=options.dataset_version, label_column=options.rows.label_column
+        model,
+        dataset,
+        version=options.dataset_version,
+        label_column=options.rows.label_column,
+        relabel=options.rows.decisions.relabel,
     )
     arrays = stored_arrays(features, options)
     return train_on(
@@ -312,16 +316,18 @@ def fit_prepared(
         layer_search=search.summary() if search else None,
         auto=trials.to_dict() if trials else None,
     )
+    decisions = rows.options.decisions
     # A head that uses a few columns needs a few arrays only; predictions then read and compute less.
     run = restricted_run(
         Run(
             folder=path,
-            record=record,
+            record=replace(record, decisions=decisions.files or None),
             metrics={},
             head=head,
             preprocessing=preprocessing,
             train_rows=rows.split.train,
             test_rows=rows.split.test,
+            decisions=decisions,
         )
     )
     return Fitted(run=run, left_out=left_out, prepared=prepared, seconds=time.perf_counter() - clock)

@@ -24,6 +24,7 @@ from toptune.train.runs.confusion_plot import save_confusion_image
 from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.record import (
     CONFIG,
+    DECISIONS,
     IMAGE,
     METRICS,
     PREDICTIONS,
@@ -70,6 +71,9 @@ def write_run(
     # The folder has a temporary name meanwhile, so that the order of the files does not matter to readers.
     run.head.save(folder, keep_sums=keep_sums)
     run.preprocessing.save(folder)
+    if run.record.decisions:
+        # The file that was given may change or go, and an update must decide the same.
+        write_text(folder / DECISIONS, run.decisions.to_csv())
     # A head without a search still gets a table, so that readers find one row in every run.
     table = run.trials or run.head.table or [{**run.record.selected, "is_chosen": True}]
     write_account(

@@ -13,7 +13,7 @@ from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_view import FeatureView, StoredFeatures
 from toptune.store.joined.joined_features import members_of
 from toptune.train.rows.chosen_rows import leave_out
-from toptune.train.rows.splits import NAMED, Split, group_keys, held_out, split_manifest
+from toptune.train.rows.splits import NAMED, Split, held_out, split_manifest
 from toptune.train.runs.record import ROWS
 from toptune.train.runs.run import Run, read_table
 
@@ -205,11 +205,14 @@ def _sides(run: Run, new: Manifest, fresh: Rows, kept: dict[str, Rows]) -> tuple
         return fresh, fresh
     if run.record.split.rule.startswith(NAMED):
         # The manifest named the sides of the old images and names those of the new ones.
-        split = split_manifest(new, val=options.val, group_by=options.group_by, seed=options.seed)
+        split = split_manifest(
+            new, val=options.val, group_by=options.group_by, seed=options.seed, decisions=run.decisions
+        )
         return np.intersect1d(split.train, fresh), np.intersect1d(split.test, fresh)
-    keys = new.ids if options.group_by is None else group_keys(new, options.group_by)
-    # Without groups the key of a row is its id, and no row of the old run has the id of a new image.
-    old_sides = {} if options.group_by is None else kept
+    keys, old_sides = run.keys(new), kept
+    if keys is None:
+        # Without groups the key of a row is its id, and no row of the old run has the id of a new image.
+        keys, old_sides = new.ids, {}
     side_of = {keys[row]: side for side, rows in old_sides.items() for row in rows.tolist()}
     open_rows = np.array([row for row in fresh if keys[row] not in side_of], dtype=np.int64)
     # New images are drawn by the rule of the run, so that the share of test images stays what was asked

@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from toptune.store.datasets.manifest import Manifest
 from toptune.train.rows.folds import Folds, deal, folds_by_hash, ranks_of
-from toptune.train.rows.splits import group_keys
 from toptune.train.runs.record import HASHED, FoldsRecord
 from toptune.train.runs.run import Run
 from toptune.train.runs.run_folds import folds_of, folds_record, read_folds
@@ -145,5 +144,5 @@ def _labels(manifest: Manifest, rows: Rows) -> list[str]:
 
 
 def _keys(run: Run, manifest: Manifest) -> Sequence[str]:
-    group_by = run.row_options.group_by
-    return manifest.ids if group_by is None else group_keys(manifest, group_by)
+    keys = run.keys(manifest)
+    return manifest.ids if keys is None else keys

@@ -197,7 +197,9 @@ def change_run(
     phases.notify("compare")
     # An image that was forgotten on request stays forgotten, although the data set may still hold it.
     earlier = forgotten_ids(old)
-    found = find_difference(old, before, after, forget=options.forget, forgotten=earlier)
+    found = find_difference(
+        old, before, after, forget=options.forget, forgotten=earlier | old.decisions.excluded
+    )
     difference, n_skipped = without_failed(found, after.manifest, failed, allow=options.allow_failed)
     # An id without a training row may be forgotten too; the new run then records that it must not come
     # back.
@@ -236,6 +238,7 @@ def change_run(
         preprocessing=old.preprocessing,
         train_rows=split.train,
         test_rows=split.test,
+        decisions=old.decisions,
     )
     return Updated(
         run=new,
@@ -263,7 +266,14 @@ def _features(
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or old.store)
     dataset, label_column = old.record.dataset, old.row_options.label_column
     before, after = (
-        open_sources(opened, old.sources, dataset, version=version, label_column=label_column)
+        open_sources(
+            opened,
+            old.sources,
+            dataset,
+            version=version,
+            label_column=label_column,
+            relabel=old.decisions.relabel_again,
+        )
         for version in (old.dataset_version, dataset_version)
     )
     # Rows count by position, so that other images under the same name would be subtracted in place of those

@@ -96,7 +96,9 @@ def advise(
     session = _Session(asked, Phases(progress))
     # Errors in the rows show before anything is extracted.
     source = open_source(data, label_column=asked.rows.label_column)
-    choose_rows(source.manifest(), asked.rows, cv=asked.cv, needs_test=False)
+    decisions = asked.rows.decisions
+    manifest = decisions.check(source.manifest()).relabeled(source.manifest())
+    choose_rows(manifest, asked.rows, cv=asked.cv, needs_test=False)
     summary = _extracted(session, data, model=model, store=store, dataset=dataset)
     features = _open_features(store, summary, asked)
     # Fine-tuning is timed before heads are tried: its time is known from few steps, while heads take all of
@@ -204,7 +206,12 @@ def _check_extraction(session: _Session, data: Data, n_missing: int, model: str)
 def _open_features(store: str | os.PathLike[str], summary: ExtractSummary, asked: AdviceOptions) -> _Features:
     """Open the layers that were extracted, by depth, and choose the rows among images that could be read."""
     opened = FeatureStore.open(store)
-    cache = opened.features(summary.model, summary.dataset, label_column=asked.rows.label_column)
+    cache = opened.features(
+        summary.model,
+        summary.dataset,
+        label_column=asked.rows.label_column,
+        relabel=asked.rows.decisions.relabel,
+    )
     cache.mark_used()
     stored = {each.name: each for each in cache.arrays()}
     arrays = by_depth([stored[each.name] for each in summary.arrays])

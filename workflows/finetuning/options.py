@@ -27,9 +27,11 @@ _WEIGHT_DECAY = {"adamw": 0.05, "sgd": 1e-4}
 _CACHE_MEMORY_BYTES = 4 * 2**30
 _WARMUP_EPOCHS = 2
 # These options change neither rows nor steps, so that an unfinished run goes on with other values of them.
-# The labels are compared by the digest of the rows, whatever column they are from.
+# Labels, sides and validation rows are compared by the digests of the rows, whatever column or decision they
+# are from.
 _OF_NO_EFFECT = (
     *("device", "workers", "cache_memory_bytes", "allow_failed", "max_failures", "label_column"),
+    *("exclude", "relabel_with", "keep_together"),
 )
 
 

@@ -59,7 +59,8 @@ class TuningRows:
         """
         source = open_source(data, label_column=options.rows.label_column)
         say_remarks(remarks_of(source), source.name)
-        manifest = source.manifest()
+        given = source.manifest()
+        manifest = options.rows.decisions.check(given).relabeled(given)
         # Images that cannot be read show when they are looked at, and are left out or refused then.
         rows = choose_rows(manifest, options.rows, cv=None).check_tested()
         return cls(

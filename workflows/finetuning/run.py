@@ -283,6 +283,7 @@ def _record(task: FineTuneTask, outcome: Outcome) -> RunRecord:
             validation_ids=tuple(task.rows.manifest.ids[row] for row in outcome.validation),
         ),
         manifest=ManifestIdentity.of(task.rows.manifest),
+        decisions=task.options.rows.decisions.files or None,
         selected={"learning_rate": outcome.best.learning_rate, "epoch": outcome.best.epoch},
         warnings=(*task.rows.notes, *search_warnings(outcome.epochs, outcome.best, task.options)),
         versions=library_versions(_LIBRARIES),

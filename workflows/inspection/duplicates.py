@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from toptune.train.rows.groups import components
 from toptune.workflows.inspection.findings import DUPLICATE, NEAR_DUPLICATE, ImageGroup
 from toptune.workflows.inspection.neighbors import Neighbors
 
@@ -117,14 +116,6 @@ def equal_pairs(digests: npt.NDArray[np.uint8], known: npt.NDArray[np.bool_]) ->
     order = np.argsort(codes, kind="stable")
     same = np.flatnonzero(codes[order][1:] == codes[order][:-1])
     return np.stack([rows[order[same]], rows[order[same + 1]]], axis=1).astype(np.int64)
-
-
-def components(pairs: Pairs, n: int) -> npt.NDArray[np.int64]:
-    """Return the number of the connected component of each row (n,)."""
-    ones = np.ones(len(pairs), dtype=np.int8)
-    graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-    found: npt.NDArray[np.int32] = connected_components(graph, directed=False)[1]
-    return found.astype(np.int64)
 
 
 def members(codes: npt.NDArray[np.int64]) -> list[Rows]:

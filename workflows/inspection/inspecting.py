@@ -27,7 +27,8 @@ from toptune.train.heads.kinds import default_preprocessing
 from toptune.train.layers.stored_layers import choose_arrays, usual_layer
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
-from toptune.train.rows.splits import group_keys, split_manifest
+from toptune.train.rows.groups import components, group_keys
+from toptune.train.rows.splits import split_manifest
 from toptune.train.runs.writing import check_out, new_run_folder
 from toptune.workflows.gallery.coordinates import Coordinates, map_rows
 from toptune.workflows.gallery.findings_page import Album, write_findings_page
@@ -37,7 +38,6 @@ from toptune.workflows.inspection.duplicates import (
     Described,
     Pairs,
     Spacing,
-    components,
     distances_of,
     equal_pairs,
     exact_groups,

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 
+from toptune.train.rows.options import OF_DECISIONS
 from toptune.train.runs.record import JOIN, LATE
 from toptune.workflows.report.runs import ReportedRun
 
@@ -17,7 +18,7 @@ _OF_NO_EFFECT = frozenset(
 )
 # These options belong to a data set or a backbone. Two data sets may have other values of such an option and
 # still share the name of a method, so values are compared within one data set or backbone only.
-_OF_SPLIT = frozenset({"group_by", "resplit", "test_fraction", "val"})
+_OF_SPLIT = frozenset({"group_by", "resplit", "test_fraction", "val", *OF_DECISIONS})
 _OF_IMAGES = frozenset({"dataset_version", "labels"})
 _OF_BACKBONE = frozenset({"weights", "img_size", "model_kwargs"})
 

@@ -13,7 +13,7 @@ from toptune.text import counted
 from toptune.train.layers.stored_layers import LAST
 from toptune.train.runs.options import OTHER_MODELS
 from toptune.train.runs.record import CONFIG, METRICS
-from toptune.workflows.study.checks import SPLIT_OPTIONS, check_options
+from toptune.workflows.study.checks import SPLIT_OPTIONS, check_options, digests_of_decisions
 from toptune.workflows.study.file import Keywords, Named, Study
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,7 @@ def cells_of(study: Study) -> list[Cell]:
 
 
 def _cells(study: Study) -> Iterator[Cell]:
+    decided = {name: digests_of_decisions(study, name) for name in study.datasets}
     # Seeds are outermost: a study that is stopped early has one seed of everything instead of all seeds of
     # some.
     for seed in study.seeds:
@@ -108,10 +109,14 @@ def _cells(study: Study) -> Iterator[Cell]:
                         for each in wanted:
                             layers, spelt = _layers_of(each, study.members(model))
                             options = {**of_head, "layers": layers, **_fusion(study, model), **common}
-                            yield _cell(study, "train", dataset, model, method, spelt, size, options)
+                            yield _cell(
+                                study, "train", dataset, model, method, spelt, size, options, decided[dataset]
+                            )
                     for method, of_tuning in _wanted(study.finetune, dataset, model, seed):
                         options = {**of_tuning, **common}
-                        yield _cell(study, "finetune", dataset, model, method, "", size, options)
+                        yield _cell(
+                            study, "finetune", dataset, model, method, "", size, options, decided[dataset]
+                        )
 
 
 def _layers_of(layers: Any, members: Sequence[str]) -> tuple[Any, str]:
@@ -148,6 +153,7 @@ def _cell(
     layers: str,
     size: Mapping[str, int],
     options: Keywords,
+    decisions: Mapping[str, str],
 ) -> Cell:
     """Make a cell; its folder is named by a digest of everything that decides the outcome of the training."""
     spelt = f"{size['shots']} a class" if "shots" in size else str(size.get("train_size", "all"))
@@ -158,6 +164,8 @@ def _cell(
     identity = [kind, study.datasets[dataset]["data"], of_model, extraction, options]
     # The digest makes a changed option a new training, and lets studies that share a folder share
     # trainings.
+    # A file of decisions that has other content since makes another training.
+    identity += [decisions] if decisions else []
     digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:10]
     words = [re.sub(r"[^\w.-]+", "-", word) for word in (method, layers, spelt) if word]
     folder = study.runs / _plain(dataset) / _plain(model)

@@ -13,11 +13,12 @@ from toptune.train.heads.kind import PREFIX, is_path
 from toptune.train.heads.kinds import check_head
 from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.heads.skops_files import check_trusted
+from toptune.train.rows.options import OF_DECISIONS, RowOptions
 from toptune.train.runs.options import OTHER_MODELS, TrainOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.study.file import Keywords, Study
 
-SPLIT_OPTIONS = ("group_by", "label_column", "resplit", "test_fraction", "val")
+SPLIT_OPTIONS = ("group_by", "label_column", "resplit", "test_fraction", "val", *OF_DECISIONS)
 # A study decides these options of `train` by itself, because it crosses sizes, seeds and models.
 _PLACES = {"dataset_version", "fusion", "seed", "shots", "train_size"}
 _DATASET_OPTIONS = ("data", "split", *SPLIT_OPTIONS)
@@ -34,8 +35,9 @@ def check_options(study: Study) -> None:
     InputError
         For the first of them; the message names the key of the study file.
     """
-    of_training = set(option_names(TrainOptions)) - _PLACES
-    of_tuning = set(option_names(FineTuneOptions))
+    # Decisions concern images of one data set, so that they stand with it.
+    of_training = set(option_names(TrainOptions)) - _PLACES - {*OF_DECISIONS}
+    of_tuning = set(option_names(FineTuneOptions)) - {*OF_DECISIONS}
     for kind, named, known in (
         ("data set", study.datasets, set(_DATASET_OPTIONS)),
         ("head", study.heads, of_training | {"only"}),
@@ -47,6 +49,8 @@ def check_options(study: Study) -> None:
                 hint = (
                     "say under models how several share a training: NAME: {models: [A, B], fusion: join}"
                     if (kind, unknown[0]) == ("head", "fusion")
+                    else f"say it under datasets: NAME: {{data: PATH, {unknown[0]}: FILE}}"
+                    if unknown[0] in OF_DECISIONS
                     else choices(str(unknown[0]), sorted(known), most=len(known))
                 )
                 raise InputError(f"study {study.path}: {kind} {name!r} has an option {unknown[0]!r}; {hint}")
@@ -93,6 +97,20 @@ def check_places(study: Study) -> None:
             parse_model_name(options["model"])
             if "weights" in options and not Path(options["weights"]).is_file():
                 raise InputError(f"weights {options['weights']} is no file; check the path")
+
+
+def digests_of_decisions(study: Study, dataset: str) -> dict[str, str]:
+    """Read the files of decisions about the images of a data set, and return their SHA-256 by option.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, or contradicts itself.
+    """
+    given = study.datasets[dataset]
+    with _naming(study, f"datasets: {dataset}"):
+        files = RowOptions(**{name: given[name] for name in OF_DECISIONS if name in given}).decisions.files
+    return {name: file.sha256 for name, file in files.items()}
 
 
 def _check_head(options: Keywords, path: Path) -> None:

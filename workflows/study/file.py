@@ -14,7 +14,7 @@ from toptune.extract.images.source import BUILTINS
 from toptune.options import choices
 from toptune.store.datasets.outside_text import outside_text, read_outside_text
 from toptune.store.files.names import is_path
-from toptune.train.rows.options import MOST_SEEDS
+from toptune.train.rows.options import MOST_SEEDS, OF_DECISIONS
 from toptune.train.runs.options import FUSIONS, LATE
 
 KEYS = (
@@ -46,7 +46,8 @@ class Study:
         trainings that both ask for.
     datasets : mapping of name to mapping
         ``data``, the images; ``split``; and options of the split: ``group_by``, ``label_column``,
-        ``resplit``, ``test_fraction``, ``val``.
+        ``resplit``, ``test_fraction``, ``val``, and files of decisions about its images: ``exclude``,
+        ``relabel_with``, ``keep_together``.
     models : mapping of name to mapping
         ``model`` and other options of extraction that belong to the backbone, such as ``weights``. Or
         ``models``, names of two others or more that share each training, and ``fusion``, which says how.
@@ -122,7 +123,7 @@ def read_study(path: str | os.PathLike[str]) -> Study:
 
     datasets = _named(given["datasets"], "data", "datasets", file)
     for name, options in datasets.items():
-        for option in {"split", "group_by", "label_column"} & options.keys():
+        for option in {"split", "group_by", "label_column", *OF_DECISIONS} & options.keys():
             _kind(options[option], str, f"datasets: {name}: {option}", file)
     models = _named(given["models"], "model", "models", file)
     seeds = _seeds(given.get("seeds", 1), "seeds", file)
@@ -139,7 +140,8 @@ def read_study(path: str | os.PathLike[str]) -> Study:
         out=out,
         runs=place(given["runs"], "runs") if "runs" in given else out / RUNS,
         datasets={
-            name: {**options, "data": _data(options, name, place)} for name, options in datasets.items()
+            name: {**options, "data": _data(options, name, place), **_decided(options, name, place)}
+            for name, options in datasets.items()
         },
         models={
             name: _fused(name, models, file)
@@ -244,6 +246,12 @@ def _data(options: Keywords, name: str, place: Callable[[object, str], Path]) ->
     value = options.get("data", name)
     path = place(value, f"datasets: {name}")
     return str(value) if value in BUILTINS and not path.exists() else str(path)
+
+
+def _decided(options: Keywords, name: str, place: Callable[[object, str], Path]) -> dict[str, str]:
+    """Give the places of the files of decisions about the images of a data set."""
+    given = [option for option in OF_DECISIONS if option in options]
+    return {option: str(place(options[option], f"datasets: {name}: {option}")) for option in given}
 
 
 def _fused(name: str, models: Named, file: Path) -> Keywords:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from toptune.workflows.inspection.duplicates import Spacing, components, equal_pairs, members
+from toptune.train.rows.groups import components
+from toptune.workflows.inspection.duplicates import Spacing, equal_pairs, members
 from toptune.workflows.inspection.images import modified_z
 from toptune.workflows.inspection.labels import confident_labels, confused_classes
 from toptune.workflows.inspection.neighbors import Neighbors
