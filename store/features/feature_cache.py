@@ -100,6 +100,10 @@ class FeatureCache(FeatureIdentity):
         """The data set's rows."""
         return read_dataset(self.root, self.dataset)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Leave out the data set's rows: readers travel to workers with their cache, and need no names."""
+        return {name: value for name, value in vars(self).items() if name != "manifest"}
+
     @property
     def dataset_version(self) -> int:
         """Version of the data set: a cache alone holds the first one."""

@@ -8,6 +8,7 @@ was named. Of several workers that were started here for ``cuda``, worker i take
 """
 
 import contextlib
+import copy
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -49,10 +50,16 @@ class RowRange:
     """
 
     def __init__(self, blocks: Blocks, start: int, stop: int) -> None:
-        self.blocks = blocks
+        self.blocks: Blocks | None = blocks
         self.start = start
         self.shape = (stop - start, blocks.shape[1])
         self.dtype = blocks.dtype
+
+    def of(self, blocks: Blocks | None) -> "RowRange":
+        """Return this range of the same rows elsewhere; None leaves the rows out, for a journey alone."""
+        found = copy.copy(self)
+        found.blocks = blocks
+        return found
 
     def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.number]]]:
         """Yield ``(rows, values)`` for consecutive rows, counted from the start of the range."""
@@ -63,6 +70,7 @@ class RowRange:
 
     def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.number]:
         """Return the values of some rows, counted from the start of the range."""
+        assert self.blocks is not None, "a range that travels alone reads no rows"
         return self.blocks.take(np.asarray(rows) + self.start)
 
 
@@ -118,6 +126,7 @@ class DaskCluster:
         )
         # Every worker needs the maps: they are sent once to each instead of with every part.
         shared = self.client.scatter(sent, broadcast=True, hash=False)
+        stored = self._send_stored(rows.blocks)
         # Each worker adds part after part to the sums of its parts before, so that the worker holds no sums
         # that are finished but these. Nothing that a worker holds is changed: the work may be done again.
         workers = self._workers()
@@ -126,7 +135,7 @@ class DaskCluster:
         for number, (part, _) in enumerate(parts):
             lane = number % len(lanes)
             lanes[lane] = self.client.submit(
-                _sums_of, part, shared, list(wanted), list(is_raw), block_rows, devices, lanes[lane],
+                _sums_of, part, stored, shared, list(wanted), list(is_raw), block_rows, devices, lanes[lane],
                 pure=False, workers=[workers[lane]], allow_other_workers=True,
             )  # fmt: skip
             every.append(lanes[lane])
@@ -173,11 +182,13 @@ class DaskCluster:
             self.client.scatter((index, beta.cpu().numpy()), broadcast=True, hash=False)
             for index, beta in finalists
         ]
-        tasks = []
+        stored, tasks = self._send_stored(rows.blocks), []
         for part, first in parts:
             mine = kept[(kept >= first) & (kept < first + part.n)] - first
             tasks.append(
-                self.client.submit(_left_out_of, part, shared, sent, mine, block_rows, devices, pure=False)
+                self.client.submit(
+                    _left_out_of, part, stored, shared, sent, mine, block_rows, devices, pure=False
+                )
             )
         self._wait(tasks, rows, progress, kept=tasks)
         by_part: list[list[OutOfFold]] = self._gather(tasks)
@@ -210,6 +221,15 @@ class DaskCluster:
                     sums.square[place] += float(square)
             del lanes[0]
         return total
+
+    def _send_stored(self, blocks: Blocks) -> Any:
+        """Send what reads rows in a store to every worker, once for all parts; None for rows in memory.
+
+        The numbers of a million rows would otherwise travel, and wait here, with each part.
+        """
+        if isinstance(blocks, ArrayBlocks):
+            return None
+        return self.client.scatter(blocks, broadcast=True, hash=False)
 
     def _devices(self, device: torch.device) -> list[str]:
         """Return the devices that workers share out by their numbers; of one device, all workers take it."""
@@ -289,11 +309,11 @@ def _part(rows: TrainingRows, start: int, stop: int) -> TrainingRows:
     return replace(
         rows,
         # An array in memory is cut here, so that each worker is sent its own rows only. Rows in a store are
-        # read by the worker itself.
+        # read by the worker itself, see `_send_stored`.
         blocks=(
             ArrayBlocks(np.asarray(blocks.values[start:stop]))
             if isinstance(blocks, ArrayBlocks)
-            else RowRange(blocks, start, stop)
+            else RowRange(blocks, start, stop).of(None)
         ),
         codes=rows.codes[start:stop],
         weights=rows.weights[start:stop],
@@ -301,6 +321,14 @@ def _part(rows: TrainingRows, start: int, stop: int) -> TrainingRows:
         offset=rows.offset + start,
         cluster=None,
     )
+
+
+def _read_here(part: TrainingRows, stored: Blocks | None) -> TrainingRows:
+    """Return a part whose rows are read by what was sent to this worker, if they lie in a store."""
+    if stored is None:
+        return part
+    assert isinstance(part.blocks, RowRange)
+    return replace(part, blocks=part.blocks.of(stored))
 
 
 @contextlib.contextmanager
@@ -333,6 +361,7 @@ Arrays = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.
 
 def _sums_of(
     part: TrainingRows,
+    stored: Blocks | None,
     maps: Maps,
     wanted: list[int],
     is_raw: list[bool],
@@ -342,6 +371,7 @@ def _sums_of(
 ) -> list[Arrays]:
     """Sum one part, on a worker, and add the sums of earlier parts."""
     with _own_device(devices) as device:
+        part = _read_here(part, stored)
         found = take_sums(part, maps.to(device), wanted, is_raw=is_raw, block_rows=block_rows, device=device)
         sums = _add_in_place([each.cpu() for each in found], [_sums_in(each) for each in earlier or []])
     return [(each.gram.numpy(), each.cross.numpy(), each.square.numpy()) for each in sums]
@@ -380,6 +410,7 @@ def _add_in_place(sums: list[FoldSums], others: list[FoldSums]) -> list[FoldSums
 
 def _left_out_of(
     part: TrainingRows,
+    stored: Blocks | None,
     maps: Maps,
     finalists: list[tuple[int, npt.NDArray[np.float64]]],
     kept: npt.NDArray[np.int64],
@@ -390,5 +421,5 @@ def _left_out_of(
     with _own_device(devices) as device:
         there = [(index, _tensor(beta).to(device)) for index, beta in finalists]
         return predict_left_out(
-            part, maps.to(device), there, block_rows=block_rows, device=device, kept=kept
+            _read_here(part, stored), maps.to(device), there, block_rows=block_rows, device=device, kept=kept
         )[0]
