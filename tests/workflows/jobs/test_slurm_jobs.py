@@ -346,6 +346,11 @@ FileSource.read = slowly
 from toptune.cli import main
 main(sys.argv[1:])
 """
+# Loading torch takes seconds, which a restart spends in the process of the tests only.
+TELLING = """
+import json, sys
+print(json.dumps(sys.argv[1:]), file=sys.stderr)
+"""
 
 
 @pytest.mark.parametrize(
@@ -354,7 +359,12 @@ main(sys.argv[1:])
     ids=["warned", "warned with its children", "cancelled"],
 )
 def test_a_signal_to_the_script_reaches_the_extraction(
-    tmp_path: Path, number: signal.Signals, to_all: bool, requeued: bool
+    tmp_path: Path,
+    run_cli: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    to_all: bool,
+    requeued: bool,
 ) -> None:
     save_shapes(tmp_path / "photos", per_class=60)
     jobs = write_slurm_jobs(
@@ -398,7 +408,14 @@ def test_a_signal_to_the_script_reaches_the_extraction(
         assert not (tmp_path / "calls").exists()
         return
     assert (tmp_path / "calls").read_text() == "requeue 77_0\n"
-    _, err = start(SLURM_RESTART_COUNT="1").communicate(timeout=120)
+    # What the script starts after a restart does the rest, and the script does not requeue once more.
+    (tmp_path / "slow.py").write_text(TELLING)
+    process = start(SLURM_RESTART_COUNT="1")
+    _, words = process.communicate(timeout=120)
+    assert process.returncode == 0
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    code, _, err = run_cli(*json.loads(words.splitlines()[-1]))
+    assert code == 0
     assert json.loads(err.splitlines()[-1])["done"] == 180 - 128
     assert FeatureStore.open(tmp_path / "s").caches()[0].is_complete()
     assert (tmp_path / "calls").read_text() == "requeue 77_0\n"
