@@ -64,9 +64,10 @@ class ObjectPath(PosixPath):
     def bucket(self) -> "S3Store":
         """Obstore's handle of the bucket."""
         # The settings are part of the key under which a handle is kept, so that a changed endpoint takes
-        # effect.
-        settings = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
-        return _bucket(self.parts[1], settings)
+        # effect. Values are looked up of these names only, because each value of the environment is decoded
+        # anew, and each request comes by here.
+        names = [name for name in os.environ if name.startswith("AWS_")]
+        return _bucket(self.parts[1], frozenset((name, os.environ[name]) for name in names))
 
     @property
     def key(self) -> str:

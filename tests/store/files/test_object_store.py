@@ -64,19 +64,25 @@ NAMES = [*DIMS, CONTENT_ARRAY]
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     import boto3  # type: ignore[import-untyped]
-    from moto.server import ThreadedMotoServer
+    from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    url = f"http://{host}:{port}"
+    # S3 alone: moto's server of all services looks through their modules on disk at each request.
+    running = make_server(
+        "127.0.0.1", 0, create_backend_app("s3"), threaded=True, request_handler=MotoRequestHandler
+    )
+    thread = threading.Thread(target=running.serve_forever, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{running.server_port}"
     client = boto3.client(
         "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="y"
     )
     client.create_bucket(Bucket="team")
     yield url
-    running.stop()
+    running.shutdown()
+    thread.join()
+    running.server_close()
 
 
 @pytest.fixture(autouse=True)
