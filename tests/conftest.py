@@ -1,9 +1,10 @@
 """What tests of several folders share: images, the optional real data, the command line."""
 
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from shapes import save_shapes
@@ -18,12 +19,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-# Files that take minutes: they are begun first, so that none of them is left over for one worker at the end.
+# Files that take long: they are begun first, so that none of them is left over for one worker at the end.
 LONG = (
     "test_readme.py",
+    "test_object_store.py",
+    "test_exporting.py",
     "test_finetune.py",
     "test_check_estimator.py",
     "test_slurm.py",
+    "test_slurm_jobs.py",
     "test_demonstration.py",
     "test_dask_units.py",
 )
@@ -57,6 +61,35 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+# Modules that draw the confusion matrix of each run.
+DRAWING = ("toptune.train.runs.writing", "toptune.workflows.finetuning.run")
+_drawn: dict[tuple[str, ...], bytes] = {}
+
+
+def pytest_runtest_setup() -> None:
+    """Draw the confusion matrix of runs of the same classes once: drawing takes longer than a small training.
+
+    Tests of the drawing itself call it themselves.
+    """
+    for name in DRAWING:
+        module = sys.modules.get(name)
+        draw = getattr(module, "save_confusion_image", None)
+        if draw is not None and draw is not _draw_once:
+            setattr(module, "save_confusion_image", _draw_once)  # noqa: B010
+
+
+def _draw_once(path: Path, confusion: Any, classes: Sequence[str], *, title: str = "") -> None:
+    from toptune.store.files.writing import write_file
+    from toptune.train.runs.confusion_plot import save_confusion_image
+
+    key = tuple(classes)
+    if key in _drawn:
+        write_file(path, _drawn[key])
+    else:
+        save_confusion_image(path, confusion, classes, title=title)
+        _drawn[key] = path.read_bytes()
 
 
 @pytest.fixture
