@@ -1,5 +1,6 @@
 """Exported files against `Classifier.predict`, run as other programs run them."""
 
+import functools
 import importlib.util
 import json
 import re
@@ -22,12 +23,13 @@ from torchvision.transforms import v2
 from toptune.extract import extract, load_backbone
 from toptune.store import InputError, NumericalError
 from toptune.train import train
-from toptune.workflows import Classifier, export, finetune
+from toptune.workflows import Classifier, ExportReport, export, finetune
 from toptune.workflows.deploy.model_card import describe_export, write_card
 from toptune.workflows.deploy.network import trace
 from toptune.workflows.deploy.network_inputs import network_inputs
 
 Values = npt.NDArray[np.float32]
+Exported = Callable[..., tuple[Path, ExportReport]]
 
 
 @pytest.fixture
@@ -68,6 +70,18 @@ def fine_tuned(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Export a run once for all tests that ask for the same file: tracing a network takes seconds."""
+
+    @functools.cache
+    def make(run: str, suffix: str, *, normalize: bool) -> tuple[Path, ExportReport]:
+        out = tmp_path_factory.mktemp("exported") / f"run{suffix}"
+        return out, export(folder / run, out, check=folder / "photos", normalize=normalize)
+
+    return make
+
+
+@pytest.fixture(scope="module")
 def images(folder: Path) -> list[Path]:
     return sorted((folder / "photos").rglob("*.png"))[::7][:5]
 
@@ -95,15 +109,15 @@ def prepared(images: list[Path], *, by_torch: bool = True, **changes: Any) -> Va
 
 
 def test_onnx_runs_in_onnxruntime_and_gives_what_predict_gives(
-    folder: Path, images: list[Path], predicted: Values, tmp_path: Path, onnxruntime: Any
+    exported: Exported, images: list[Path], predicted: Values, onnxruntime: Any
 ) -> None:
-    report = export(folder / "run", tmp_path / "run.onnx", check=folder / "photos")
+    out, report = exported("run", ".onnx", normalize=False)
     assert report.check.difference < 1e-4
     assert report.check.batch_sizes == (1, 5)
     assert report.check.n_other_labels == 0
     assert not report.warnings
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.onnx", "run.onnx.md"]
-    session = onnxruntime.InferenceSession(tmp_path / "run.onnx", providers=["CPUExecutionProvider"])
+    assert sorted(path.name for path in out.parent.iterdir()) == ["run.onnx", "run.onnx.md"]
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
     inputs = prepared(images)
     for batch in (slice(0, 1), slice(0, 5)):
         probabilities, logits = session.run(None, {"pictures": inputs[batch]})
@@ -119,12 +133,12 @@ def test_onnx_runs_in_onnxruntime_and_gives_what_predict_gives(
 
 
 def test_pt2_runs_in_torch_and_holds_no_layer_behind_the_last_used(
-    folder: Path, images: list[Path], predicted: Values, tmp_path: Path
+    exported: Exported, images: list[Path], predicted: Values
 ) -> None:
-    report = export(folder / "run", tmp_path / "run.pt2", check=folder / "photos")
+    out, report = exported("run", ".pt2", normalize=False)
     assert report.check.difference < 1e-4
     extra = {"classes": ""}
-    with (tmp_path / "run.pt2").open("rb") as file:
+    with out.open("rb") as file:
         program = torch.export.load(file, extra_files=extra)
     assert json.loads(extra["classes"]) == ["cross", "disc", "square"]
     names = set(program.state_dict)
@@ -151,8 +165,8 @@ def test_normalizing_inside_takes_values_from_0_to_1(
     assert "v2.Normalize" not in card
 
 
-def test_the_card_says_what_it_is_and_how_to_use_it(folder: Path, tmp_path: Path) -> None:
-    report = export(folder / "run", tmp_path / "run.pt2", check=folder / "photos")
+def test_the_card_says_what_it_is_and_how_to_use_it(folder: Path, exported: Exported) -> None:
+    _, report = exported("run", ".pt2", normalize=False)
     card = Path(report.card).read_text()
     metrics = json.loads((folder / "run" / "metrics.json").read_text())
     for expected in (
@@ -212,20 +226,19 @@ def test_the_program_in_the_card_runs(
     suffix: str,
     is_normalizing: bool,
     folder: Path,
+    exported: Exported,
     images: list[Path],
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     onnxruntime: Any,
 ) -> None:
-    out = tmp_path / f"run{suffix}"
-    export(folder / run, out, check=folder / "photos", normalize=is_normalizing)
-    prepare, use = re.findall(r"```python\n(.*?)```", (tmp_path / f"run{suffix}.md").read_text(), re.DOTALL)
+    out, report = exported(run, suffix, normalize=is_normalizing)
+    prepare, use = re.findall(r"```python\n(.*?)```", Path(report.card).read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     exec(prepare, names)
     names["pictures"] = torch.stack([names["transform"](Image.open(each)) for each in images])
     if suffix == ".onnx":
         names["pictures"] = names["pictures"].numpy()
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(out.parent)
     exec(use, names)
     classifier = Classifier.load(folder / run)
     for found, expected in zip(names["probabilities"], classifier.predict(images), strict=True):
@@ -246,7 +259,8 @@ def test_other_heads_and_steps_run_in_onnxruntime_too(
     head: str, options: dict[str, Any], folder: Path, tmp_path: Path, onnxruntime: Any
 ) -> None:
     run, out = tmp_path / "run", tmp_path / "run.onnx"
-    train(folder / "store", dataset="photos", model=MODEL, layers="all", head=head, out=run, cv=3, **options)
+    where: dict[str, Any] = {"dataset": "photos", "model": MODEL, "layers": "layer1,layer2"}
+    train(folder / "store", **where, head=head, out=run, cv=3, **options)
     assert export(run, out, check=folder / "photos").check.difference < 1e-4
 
 
@@ -307,15 +321,6 @@ def test_a_network_for_one_batch_size_is_refused() -> None:
         trace(Pairs(), [(8, 8)])
 
 
-def test_the_default_images_are_the_built_in_ones_whatever_lies_here(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "digits" / "runs").mkdir(parents=True)
-    Image.new("RGB", (40, 40)).save(tmp_path / "digits" / "runs" / "confusion_matrix.png")
-    assert export(folder / "run", tmp_path / "run.pt2").check.n_pictures == 16
-
-
 def test_what_differs_by_more_than_is_accepted_is_not_written(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(NumericalError, match=r"differ from the run's by up to .*Nothing was written"):
         export(folder / "run", tmp_path / "run.pt2", check=folder / "photos", tolerance=1e-15)
@@ -354,16 +359,22 @@ def test_packages_that_are_missing_are_named(
         export(folder / "run", tmp_path / "run.onnx")
 
 
-def test_the_command_reports_in_json(
-    folder: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
+def test_the_command_reports_in_json_on_built_in_images_whatever_lies_here(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_cli: Callable[..., tuple[int, str, str]],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits" / "runs").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(tmp_path / "digits" / "runs" / "confusion_matrix.png")
     out = tmp_path / "run.pt2"
     code, printed, _ = run_cli("export", folder / "run", "--out", out, "--json")
     assert code == 0
     report = json.loads(printed)
     assert report["out"] == str(out)
     assert report["n_bytes"] == out.stat().st_size
-    assert report["check"]["data"] == "digits"
+    assert (report["check"]["data"], report["check"]["n_pictures"]) == ("digits", 16)
     assert run_cli("export", folder / "run", "--out", out)[0] == 2
 
 
@@ -412,11 +423,10 @@ def test_several_backbones_are_one_file(
 ) -> None:
     """Two networks of other input sizes; the program in the card feeds both."""
     vit = "random:test_vit"
-    where: dict[str, Any] = {"store": tmp_path / "store", "precision": "fp32"}
-    extract(folder / "photos", model=MODEL, layers="layer1,layer2", **where)
-    extract(folder / "photos", model=vit, img_size=64, **where)
+    # The second case finds the features in the store.
+    extract(folder / "photos", model=vit, img_size=64, store=folder / "store", precision="fp32")
     train(
-        tmp_path / "store", dataset="photos", models=[MODEL, vit], fusion=fusion, cv=3, head="ridge",
+        folder / "store", dataset="photos", models=[MODEL, vit], fusion=fusion, cv=3, head="ridge",
         layers={MODEL: "layer1,layer2"}, out=tmp_path / "run",
     )  # fmt: skip
     out = tmp_path / f"run{suffix}"
