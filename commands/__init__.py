@@ -11,6 +11,7 @@ from toptune.commands.batch_jobs import jobs
 from toptune.commands.data.backbones import layers, models
 from toptune.commands.data.extraction import extract
 from toptune.commands.data.inspection import inspect
+from toptune.commands.data.similar_images import similar
 from toptune.commands.first_steps import demo, doctor
 from toptune.commands.runs.advising import advise
 from toptune.commands.runs.blending import blend
@@ -26,7 +27,7 @@ __all__ = ["COMMANDS"]
 # The sections of ``toptune --help``.
 COMMANDS: Mapping[str, Sequence[click.Command]] = {
     "First steps": (demo, doctor),
-    "From images to features": (extract, inspect, models, layers, store),
+    "From images to features": (extract, inspect, similar, models, layers, store),
     "From features to a classifier": (train, blend, layers_report, compare),
     "Use a classifier": (evaluate, predict, export_run, report, verify_runs),
     "Compare with fine-tuning": (advise, finetune, study),

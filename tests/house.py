@@ -41,7 +41,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("train",),
     ("workflows/finetuning", "workflows/gallery"),
     ("workflows/inspection", "workflows/predict", "workflows/report", "workflows/study"),
-    ("workflows/deploy",),
+    ("workflows/deploy", "workflows/likeness"),
     ("workflows",),
     ("workflows/advice", "workflows/jobs"),
     ("commands/options",),

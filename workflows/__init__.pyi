@@ -48,6 +48,13 @@ from .jobs.slurm_submission import (
     check_sbatch as check_sbatch,
     submit_slurm_jobs as submit_slurm_jobs,
 )
+from .likeness.finding import similar as similar
+from .likeness.options import SimilarOptions as SimilarOptions
+from .likeness.result import (
+    Likeness as Likeness,
+    Similarity as Similarity,
+    check_similar_file as check_similar_file,
+)
 from .predict.classifier import Classifier as Classifier
 from .predict.evaluation import (
     describe_metrics as describe_metrics,

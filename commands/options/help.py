@@ -14,7 +14,8 @@ from toptune.options import choices
 # everywhere. The order of the headings is the order of `--help`.
 HEADINGS: Mapping[str, str] = {
     "Input": (
-        "store dataset dataset-version data split path-column label-column table ids labels splits arrays"
+        "store run dataset dataset-version data id split path-column label-column table ids labels splits "
+        "arrays"
     ),
     "Model": "model fusion weights img-size mean std crop-pct interpolation decode model-kwargs",
     "Layers": "layers pooling preprocess short-list search-rows",
@@ -27,7 +28,7 @@ HEADINGS: Mapping[str, str] = {
         "depth optimizer learning-rate weight-decay epochs min-epochs patience warmup-epochs clip-grad "
         "label-smoothing augment crop-scale validation-fraction refit finetune finetune-limit margin"
     ),
-    "Findings": "neighbors false-alarms outliers fail-on map",
+    "Findings": "k neighbors false-alarms outliers fail-on map",
     "Updates": "update forget keep-sums rehash overwrite",
     "Slurm": "jobs time mem partition cpus gpus sbatch images-per-second train train-time no-train submit",
     "Output": (

@@ -70,6 +70,8 @@ class FalkonLogisticClassifier(ScoredClassifier):
     classes_ : ndarray, shape (n_classes,)
         Labels of the classes, sorted.
     centers_ : ndarray, shape (rank, d)
+    center_indices_ : ndarray of int64, shape (rank,)
+        Training rows that are centers.
     dual_coef_ : ndarray of float64, shape (rank, n_classes)
     intercept_ : ndarray of float64, shape (n_classes,)
         Scores of a row x are ``k(x, centers_) @ dual_coef_ + intercept_``.
@@ -153,6 +155,8 @@ class FalkonLogisticClassifier(ScoredClassifier):
             rows, kernels, centers, penalties=grid_of(self.penalty, "penalty"), plan=plan, seed=given.seed
         )
         self.centers_ = fitted.centers.cpu().numpy()
+        # Centers that others span are gone from the basis, and from the saved head with them.
+        self.center_indices_ = center_rows[fitted.whitening.kept]
         self.dual_coef_ = fitted.dual.cpu().numpy()
         self.intercept_ = fitted.intercept.cpu().numpy()
         self.sigma_, self.penalty_ = fitted.sigma, fitted.chosen.penalty

@@ -3,7 +3,7 @@
 import operator
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 from weakref import WeakKeyDictionary
@@ -19,6 +19,7 @@ from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import device_of
 from toptune.machine.memory import MemoryLimits
 from toptune.machine.precision import full_precision
+from toptune.store.features.blocks import Blocks
 from toptune.train.estimators.arguments import Labels, RowsLike, Values
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.kernels.kernels import ReferenceRows, kernel_of
@@ -166,11 +167,57 @@ def kernel_scores(estimator: KernelHead, X: RowsLike) -> npt.NDArray[np.float64]
     """
     check_is_fitted(estimator)
     blocks = predict_inputs(estimator, X)
+    scores = np.empty((blocks.shape[0], len(estimator.classes_)))
+    for where, basis, fit in _bases(estimator, blocks):
+        scores[where] = torch.addmm(fit.intercept, basis, fit.dual).cpu().numpy()
+    return scores
+
+
+def center_shares(
+    estimator: KernelHead, X: RowsLike, codes: npt.ArrayLike
+) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+    """Yield what each center adds to the score of one class: ``k(x, center) dual_coef_``, by blocks of rows.
+
+    The shares of a row and the intercept of the class add up to the score of the row.
+
+    Parameters
+    ----------
+    estimator : FalkonClassifier or FalkonLogisticClassifier
+        Fitted classifier.
+    X : array-like or Blocks, shape (n, d)
+    codes : array-like of int, shape (n,)
+        Position in ``classes_`` of the class whose score is taken apart, for each row.
+
+    Yields
+    ------
+    slice
+        Rows of the block.
+    ndarray of float64, shape (b, M)
+        Signed shares of the centers, in the order of ``centers_``.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from toptune.train import FalkonClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> head = FalkonClassifier(n_centers=30, random_state=0).fit(X, y)
+    >>> ((rows, shares),) = center_shares(head, X[:2], [0, 0])
+    >>> bool(np.allclose(shares.sum(axis=1) + head.intercept_[0], head.scores(X[:2])[:, 0]))
+    True
+    """
+    check_is_fitted(estimator)
+    chosen = torch.as_tensor(np.asarray(codes, dtype=np.int64))
+    for where, basis, fit in _bases(estimator, predict_inputs(estimator, X)):
+        duals = fit.dual.T[chosen[where].to(fit.dual.device)]
+        yield where, (basis * duals).cpu().numpy()
+
+
+def _bases(estimator: KernelHead, blocks: Blocks) -> Iterator[tuple[slice, Tensor, "_FitOnDevice"]]:
+    """Yield the kernel values (b, M) of blocks of rows, in float64, with what was fitted."""
     device = device_of(estimator.device)
     fit = _FitOnDevice.of(estimator, device)
     dtype = fit.centers.rows.dtype
     kernel = kernel_of(estimator.kernel, estimator.sigma_)
-    scores = np.empty((blocks.shape[0], len(estimator.classes_)))
     on_cuda = device.type == "cuda"
     given_bytes = estimator.memory_limit_bytes
     block_rows = block_rows_for(
@@ -179,11 +226,11 @@ def kernel_scores(estimator: KernelHead, X: RowsLike) -> npt.NDArray[np.float64]
         limit_bytes=MemoryLimits.on(device, given_bytes).bytes if on_cuda else given_bytes,
         on_cuda=on_cuda,
     )
-    with full_precision():
-        for where, values in read_ahead(blocks, block_rows=block_rows, dtype=dtype, device=device):
+    for where, values in read_ahead(blocks, block_rows=block_rows, dtype=dtype, device=device):
+        # Precision is a setting of the whole process, which must not stay changed while the caller works.
+        with full_precision():
             basis = kernel(values, fit.centers).double()
-            scores[where] = torch.addmm(fit.intercept, basis, fit.dual).cpu().numpy()
-    return scores
+        yield where, basis, fit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ _BASE = Path(__file__).parent / "base.css"
 
 
 def render_page(template: Path, **values: object) -> bytes:
-    """Render a template with the style and the script that lie beside it under the same name.
+    """Render a template with the style, and the script if any, that lie beside it under the same name.
 
     The template finds ``style``, ``script``, ``script_digest``, ``version`` of toptune and ``date`` beside
     the values. The digest lets the browser run this script and no other (Content Security Policy 3), because
@@ -41,7 +41,8 @@ def render_page(template: Path, **values: object) -> bytes:
         undefined=StrictUndefined,
         trim_blocks=False,
     )
-    script = template.with_suffix(".js").read_text(encoding="utf-8")
+    beside = template.with_suffix(".js")
+    script = beside.read_text(encoding="utf-8") if beside.exists() else ""
     style = _BASE.read_text(encoding="utf-8") + template.with_suffix(".css").read_text(encoding="utf-8")
     page = environment.get_template(template.name).render(
         values,

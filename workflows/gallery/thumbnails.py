@@ -57,15 +57,10 @@ class Thumbnails:
         if identity not in self._rows:
             return None, "no longer among the images"
         try:
-            # JPEG images are decoded at a reduced size, which takes a fraction of the time.
             data = read_bytes(self._source, self._rows[identity])
-            image = decode_image(data, draft_edge=_EDGE_PIXELS)
         except UnreadableImageError as error:
             return None, str(error)
-        image.thumbnail((_EDGE_PIXELS, _EDGE_PIXELS), Image.Resampling.LANCZOS)
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=_JPEG_QUALITY)
-        return file.getvalue(), None
+        return jpeg_of(data)
 
     def jpegs(self, identities: Iterable[str]) -> Iterator[tuple[bytes | None, str | None]]:
         """Yield what `jpeg` returns for each id, in order; several threads decode some images ahead."""
@@ -80,6 +75,19 @@ class Thumbnails:
         """Return an image as a data URI of a JPEG of at most 112 pixels, or None and the reason."""
         data, reason = self.jpeg(identity)
         return None if data is None else data_uri(data), reason
+
+
+def jpeg_of(data: bytes) -> tuple[bytes | None, str | None]:
+    """Return an encoded image as a JPEG of at most 112 pixels an edge, or None and the reason."""
+    try:
+        # JPEG images are decoded at a reduced size, which takes a fraction of the time.
+        image = decode_image(data, draft_edge=_EDGE_PIXELS)
+    except UnreadableImageError as error:
+        return None, str(error)
+    image.thumbnail((_EDGE_PIXELS, _EDGE_PIXELS), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=_JPEG_QUALITY)
+    return file.getvalue(), None
 
 
 def data_uri(jpeg: bytes) -> str:

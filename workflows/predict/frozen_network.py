@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +79,7 @@ class FrozenNetwork:
         return cls(
             run,
             tuple(
-                _loaded(run, source, device=where, model=there, weights=checkpoint)
+                loaded_backbone(source, run.folder, device=where, model=there, weights=checkpoint)
                 for source, there, checkpoint in zip(run.sources, models, checkpoints, strict=True)
             ),
         )
@@ -201,10 +202,30 @@ def _in_float32(backbone: Backbone) -> Backbone:
     return load_backbone(**spec | {"precision": "fp32", "compiled": False})
 
 
-def _loaded(run: Run, source: RunSource, *, device: str, model: str | None, weights: str | None) -> Backbone:
-    """Load a backbone of a run as its features were made, or refuse another one."""
+def loaded_backbone(
+    source: RunSource, folder: Path, *, device: str, model: str | None = None, weights: str | None = None
+) -> Backbone:
+    """Load a backbone as its features were made, or refuse another one.
+
+    Parameters
+    ----------
+    source : RunSource
+        The features.
+    folder : path
+        The RUN folder, or the folder of the features, for messages.
+    device : str
+    model, weights : str, optional
+        Where the backbone or its checkpoint is now.
+
+    Raises
+    ------
+    InputError
+        If the backbone cannot be loaded.
+    WeightsError
+        If it is not the one of the features; the message says what differs.
+    """
     recipe = source.full_recipe()
-    spec = BackboneRecord.read(source.backbone, where=f"{run.folder / CONFIG}: backbone")
+    spec = BackboneRecord.read(source.backbone, where=f"{folder / CONFIG}: backbone")
     # The run's images were decoded as its recipe says, perhaps by an older route than today's.
     spec["decode"] = ROUTE_NAMES.get(recipe.decode, spec.get("decode", "exact"))
     if model is not None:
@@ -228,7 +249,7 @@ def _loaded(run: Run, source: RunSource, *, device: str, model: str | None, weig
     if backbone.recipe.digest != recipe.digest:
         differences = "; ".join(recipe.differences(backbone.recipe))
         raise WeightsError(
-            f"{spec['name']} is not the backbone that {run.folder} was trained on: {differences}. "
+            f"{spec['name']} is not the backbone that {folder} was made with: {differences}. "
             "Give the original with --model or --weights."
         )
     return backbone
