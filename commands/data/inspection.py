@@ -32,7 +32,7 @@ from toptune.train.rows.options import VAL, RowOptions
     "--out",
     required=True,
     type=click.Path(),
-    help="Folder for findings.csv, findings.json and page.html; it must not exist yet.",
+    help="Folder for findings.csv, findings.json, page.html and atlas.parquet; it must not exist yet.",
 )
 @click.option(
     "--data",

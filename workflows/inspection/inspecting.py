@@ -1,7 +1,7 @@
 """`inspect` looks at a data set through its stored features."""
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Prepro
 from toptune.train.rows.groups import components, group_keys
 from toptune.train.rows.splits import split_manifest
 from toptune.train.runs.writing import check_out, new_run_folder
+from toptune.workflows.gallery.atlas import Nearby, write_atlas
 from toptune.workflows.gallery.coordinates import Coordinates, map_rows
 from toptune.workflows.gallery.findings_page import Album, write_findings_page
 from toptune.workflows.gallery.thumbnails import Thumbnails
@@ -48,7 +49,7 @@ from toptune.workflows.inspection.images import failure_findings, image_findings
 from toptune.workflows.inspection.labels import Confusion, confident_labels, confused_classes
 from toptune.workflows.inspection.neighbors import Neighbors, nearest_neighbors, plan_neighbors
 from toptune.workflows.inspection.options import InspectArguments, InspectOptions
-from toptune.workflows.inspection.report import PAGE, Inspection
+from toptune.workflows.inspection.report import ATLAS, PAGE, Inspection
 
 Rows = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]
@@ -82,7 +83,7 @@ def inspect(
     dataset, model : str
         Names of the data set and of the model whose features are in the store.
     out : path
-        Folder to make, for ``findings.csv``, ``findings.json`` and ``page.html``.
+        Folder to make, for ``findings.csv``, ``findings.json``, ``page.html`` and ``atlas.parquet``.
     data : path or ImageSource, optional
         The images that were extracted, for their properties and thumbnails. Without them no image is decoded.
     progress : callable, optional
@@ -168,10 +169,15 @@ def inspect(
         options=options.to_dict(),
         plan=look.plan,
         costs=look.phases.costs(),
+        has_map=coordinates is not None,
+        has_images=source is not None,
     )
     with new_run_folder(path) as folder:
+        album = look.album(coordinates, source)
         with look.phases("page"):
-            look.write_page(folder / PAGE, result, coordinates, source)
+            look.write_page(folder / PAGE, result, album)
+        with look.phases("atlas"):
+            look.write_atlas(folder / ATLAS, result, album, neighbors)
         result = replace(result, costs=look.phases.costs())
         result.write(folder, spreadsheet_safe=options.spreadsheet_safe)
     return result
@@ -190,6 +196,7 @@ class _Look:
     thresholds: dict[str, float] = field(default_factory=dict)
     plan: str = ""
     preprocessing: Preprocessing = field(init=False)
+    predicted: dict[int, tuple[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         manifest, options = self.features.manifest, self.options
@@ -300,9 +307,17 @@ class _Look:
         points[self.used] = found.points
         return replace(found, points=points)
 
-    def write_page(
-        self, path: Path, found: Inspection, coordinates: Coordinates | None, source: ImageSource | None
-    ) -> None:
+    def album(self, coordinates: Coordinates | None, source: ImageSource | None) -> Album:
+        """Return what the page and the atlas show of each image."""
+        return Album(
+            ids=self.described.ids,
+            labels=self.described.labels,
+            splits=self.described.splits,
+            coordinates=coordinates,
+            thumbnails=None if source is None else Thumbnails(source),
+        )
+
+    def write_page(self, path: Path, found: Inspection, album: Album) -> None:
         """Write the page of the findings."""
         write_findings_page(
             path,
@@ -311,17 +326,19 @@ class _Look:
             f"{', '.join(found.layers)} of {found.model}",
             counts=found.counts,
             cards=cards_of(found.findings, found.groups),
-            album=Album(
-                ids=self.described.ids,
-                labels=self.described.labels,
-                splits=self.described.splits,
-                coordinates=coordinates,
-                thumbnails=None if source is None else Thumbnails(source),
-            ),
+            album=album,
             notes=found.notes,
             confused=[each.to_dict() for each in found.confused],
             seed=self.options.seed,
         )
+
+    def write_atlas(self, path: Path, found: Inspection, album: Album, neighbors: Neighbors) -> None:
+        """Write the table of the images that embedding-atlas opens."""
+        kinds: dict[str, list[str]] = defaultdict(list)
+        for each in found.findings:
+            kinds[each.id].append(each.kind)
+        nearby = Nearby(of=self.used, rows=neighbors.rows, distances=distances_of(neighbors))
+        write_atlas(path, album, nearby=nearby, predicted=self.predicted, findings=kinds)
 
     def find_copies(self, neighbors: Neighbors) -> tuple[list[ImageGroup], Pairs, Pairs]:
         """Return the groups of copies, and the pairs of rows with equal bytes and of near rows."""
@@ -427,7 +444,18 @@ class _Look:
         together = self._together(copies)
         keys = [str(together[row]) for row in rows.tolist()]
         head.fit(blocks, given, groups=keys)
-        return head.left_out_probabilities(blocks, given, groups=keys), head.classes_.astype(str)
+        probabilities, classes = (
+            head.left_out_probabilities(blocks, given, groups=keys),
+            head.classes_.astype(str),
+        )
+        self.predicted = {
+            row: (str(classes[best]), float(most))
+            for row, best, most in zip(
+                rows.tolist(), probabilities.argmax(axis=1), probabilities.max(axis=1), strict=True
+            )
+            if np.isfinite(most)
+        }
+        return probabilities, classes
 
     def _together(self, copies: Pairs) -> npt.NDArray[np.int64]:
         """Return a number of each row, the same for copies and for rows of one group."""

@@ -9,10 +9,12 @@ from toptune.costs.values import Costs
 from toptune.store.files.writing import csv_text, write_text
 from toptune.text import counted, printed_records
 from toptune.train.runs.writing import write_json
+from toptune.workflows.gallery.atlas import opening_command
 from toptune.workflows.inspection.findings import KINDS, LEAK, Finding, ImageGroup, check_kinds
 from toptune.workflows.inspection.labels import Confusion
 
-FINDINGS_CSV, FINDINGS_JSON, PAGE = "findings.csv", "findings.json", "page.html"
+FINDINGS_CSV, FINDINGS_JSON = "findings.csv", "findings.json"
+PAGE, ATLAS = "page.html", "atlas.parquet"
 _COLUMNS = ("id", "kind", "score", "related", "suggestion", "leak")
 _SHOWN = 5
 
@@ -24,7 +26,7 @@ class Inspection:
     Attributes
     ----------
     out : str
-        Folder with ``findings.csv``, ``findings.json`` and ``page.html``.
+        Folder with ``findings.csv``, ``findings.json``, ``page.html`` and ``atlas.parquet``.
     dataset, model : str
     dataset_version : int
     layers : tuple of str
@@ -47,6 +49,8 @@ class Inspection:
     plan : str
         How neighbors were searched, with the projected memory.
     costs : Costs
+    has_map, has_images : bool
+        Whether the images have coordinates, and thumbnails.
     """
 
     out: str
@@ -64,6 +68,8 @@ class Inspection:
     options: Mapping[str, object]
     plan: str
     costs: Costs
+    has_map: bool = True
+    has_images: bool = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -136,7 +142,11 @@ class Inspection:
                 for each in self.confused[:_SHOWN]
             ]
         lines += ["", *(f"note: {note}" for note in self.notes), f"all findings: {self.out}/{FINDINGS_CSV}"]
-        lines += [f"page to decide on them: {self.out}/{PAGE}"]
+        lines.append(f"page to decide on them: {self.out}/{PAGE}")
+        # The program shows nothing without coordinates.
+        if self.has_map:
+            command = opening_command(f"{self.out}/{ATLAS}", has_images=self.has_images)
+            lines.append(f"all images in embedding-atlas: {command}")
         return "\n".join([*lines, describe_costs(self.costs)])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from self_contained import check_self_contained
@@ -85,6 +86,13 @@ def test_planted_faults_are_found(tmp_path: Path) -> None:
     assert cards["outlier", "7.png"]["proposals"] == [None]
     assert len(page["points"]["x"]) == 120
     assert not page["images"]["thumbnails"]
+    table: list[dict[str, Any]] = pq.read_table(tmp_path / "look" / "atlas.parquet").to_pylist()
+    told = {row["id"]: row for row in table}
+    assert (told["10.png"]["predicted"], told["10.png"]["findings"]) == ("class 1", "label")
+    assert told["10.png"]["probability"] > 0.9
+    assert told["31.png"]["neighbors"]["ids"][0] == 61
+    assert told["31.png"]["split"] == "train"
+    assert "--x x --y y --neighbors neighbors --text id" in str(found)
 
 
 def test_the_same_is_found_on_a_device(tmp_path: Path, gpu: str) -> None:
