@@ -10,8 +10,10 @@ from scipy.sparse import csr_array
 
 from toptune.train.runs.confusion_plot import confusion_side, draw_confusion
 from toptune.workflows.gallery.thumbnails import Thumbnails
+from toptune.workflows.report.carriers import carriers_of
 from toptune.workflows.report.drawing import ACCENT, INK, MUTED, drawable, drawing, to_svg
 from toptune.workflows.report.run_tables import Predictions, join_predictions
+from toptune.workflows.report.runs import ReportedRun
 from toptune.workflows.report.settings import Setting
 from toptune.workflows.report.statistics import Reliability, bin_confidences
 
@@ -31,8 +33,21 @@ class Confused:
 
 
 @dataclass(frozen=True)
+class Carrier:
+    """A training image with its signed share of the score of a prediction; `image` is a data URI or None."""
+
+    id: str
+    label: str
+    share: float
+    image: str | None
+
+
+@dataclass(frozen=True)
 class Mistake:
-    """An image with a wrong prediction; `image` is a data URI, or `reason` says why the image is missing."""
+    """An image with a wrong prediction, and the training images that carried the prediction, where known.
+
+    `image` is a data URI, or `reason` says why the image is missing.
+    """
 
     id: str
     label: str
@@ -40,6 +55,7 @@ class Mistake:
     confidence: float
     image: str | None
     reason: str | None
+    carriers: tuple[Carrier, ...]
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,7 @@ class Detail:
     calibration_error: float | None
     mistakes: list[Mistake]
     n_mistakes: int
+    no_carriers: str | None
 
 
 def choose_detailed(settings: Sequence[Setting]) -> list[Setting]:
@@ -100,8 +117,9 @@ def _look(setting: Setting, source: Thumbnails | None, name: str) -> Detail:
     runs = [run for run in setting.tested if run.tables.classes == classes]
     # Repetitions are added up, because the few mistakes of one run say little about pairs of classes.
     counts = sum((run.tables.confusion for run in runs[1:]), start=runs[0].tables.confusion)
-    found = [each for run in runs if (each := run.predictions()) is not None]
-    told = join_predictions(found) if found else None
+    found = [(run, each) for run in runs if (each := run.predictions()) is not None]
+    told = join_predictions([each for _, each in found]) if found else None
+    mistakes, no_carriers = _confident_mistakes(found, source)
     calibration = None if told is None else bin_confidences(told.confidence, told.is_right)
     return Detail(
         setting=setting,
@@ -110,8 +128,9 @@ def _look(setting: Setting, source: Thumbnails | None, name: str) -> Detail:
         confusions=_most_confused(counts, classes),
         reliability=None if calibration is None else _draw_reliability(calibration, f"{name}reliability"),
         calibration_error=None if calibration is None else calibration.expected_error,
-        mistakes=[] if told is None else _confident_mistakes(told, source),
+        mistakes=mistakes,
         n_mistakes=0 if told is None else int((~told.is_right).sum()),
+        no_carriers=no_carriers,
     )
 
 
@@ -127,21 +146,50 @@ def _most_confused(counts: csr_array, classes: Sequence[str]) -> list[Confused]:
     ]
 
 
-def _confident_mistakes(told: Predictions, source: Thumbnails | None) -> list[Mistake]:
-    """Find the most confident mistakes, each image once however many repetitions are wrong about it."""
-    wrong = np.flatnonzero(~told.is_right)
-    mistakes: dict[str, Mistake] = {}
-    for at in wrong[np.argsort(-told.confidence[wrong], kind="stable")].tolist():
-        identity = str(told.ids[at])
+def _confident_mistakes(
+    found: Sequence[tuple[ReportedRun, Predictions]], source: Thumbnails | None
+) -> tuple[list[Mistake], str | None]:
+    """Find the most confident mistakes, each image once however many repetitions are wrong about it.
+
+    Returns
+    -------
+    list of Mistake
+    str or None
+        Why the training images behind predictions are not told, where the head has such.
+    """
+    wrong = [
+        (-float(told.confidence[at]), number, at)
+        for number, (_, told) in enumerate(found)
+        for at in np.flatnonzero(~told.is_right).tolist()
+    ]
+    chosen: dict[str, tuple[int, int]] = {}
+    for _, number, at in sorted(wrong):
         # The predictions are sorted, so that the first one of an image is the most confident.
-        if identity in mistakes or len(mistakes) == N_MISTAKES:
-            continue
-        image, reason = (None, None) if source is None else source.read(identity)
-        mistakes[identity] = Mistake(
-            id=identity, label=str(told.labels[at]), predicted=str(told.predicted[at]),
-            confidence=float(told.confidence[at]), image=image, reason=reason,
+        if len(chosen) < N_MISTAKES:
+            chosen.setdefault(str(found[number][1].ids[at]), (number, at))
+    carried = [
+        carriers_of(run, [identity for identity, (own, _) in chosen.items() if own == number])
+        for number, (run, _) in enumerate(found)
+    ]
+
+    def shown(identity: str) -> tuple[str | None, str | None]:
+        return (None, None) if source is None else source.read(identity)
+
+    mistakes = []
+    for identity, (number, at) in chosen.items():
+        told, evidence = found[number][1], carried[number].evidence.get(identity)
+        image, reason = shown(identity)
+        mistakes.append(
+            Mistake(
+                id=identity, label=str(told.labels[at]), predicted=str(told.predicted[at]),
+                confidence=float(told.confidence[at]), image=image, reason=reason,
+                carriers=tuple(
+                    Carrier(each.id, each.label, each.share, shown(each.id)[0])
+                    for each in (() if evidence is None else evidence.centers)
+                ),
+            )
         )  # fmt: skip
-    return list(mistakes.values())
+    return mistakes, next((each.reason for each in carried if each.reason is not None), None)
 
 
 def _draw_confusion(counts: csr_array, classes: Sequence[str], name: str, dataset: str) -> Markup:
