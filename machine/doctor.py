@@ -20,6 +20,7 @@ EXTRAS = {
     "gpu": "nvidia-ml-py",
     "jobqueue": "dask-jobqueue",
     "s3": "obstore",
+    "transformers": "transformers",
 }
 
 

@@ -19,7 +19,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("machine", "costs", "store/files", "train/numerics"),
     ("store/arrays", "store/datasets"),
     ("store/features",),
-    ("store/joined", "store/upkeep", "extract/images", "train/rows", "train/preprocessing"),
+    (
+        "store/joined",
+        "store/upkeep",
+        "extract/images",
+        "extract/backbone/libraries",
+        "train/rows",
+        "train/preprocessing",
+    ),
     (
         "store/exchange",
         "extract/sources/archives",

@@ -1,4 +1,4 @@
-"""Models of timm are built with their weights; no parameter stays random by accident."""
+"""Models are built with their weights; no parameter stays random by accident."""
 
 import json
 import os
@@ -15,7 +15,14 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from toptune.errors import InputError, WeightsError
-from toptune.extract.backbone.model_name import EMBEDDED_FOLDER, ModelName, embedded_names, parse_model_name
+from toptune.extract.backbone.libraries.doors import build_network
+from toptune.extract.backbone.model_name import (
+    EMBEDDED_FOLDER,
+    LIBRARIES,
+    ModelName,
+    embedded_names,
+    parse_model_name,
+)
 from toptune.extract.backbone.spec import TransformRecord, check_transform
 from toptune.extract.backbone.weights import check_report, mismatch_message, read_weights, watch_loading
 from toptune.machine.memory import check_memory
@@ -69,6 +76,8 @@ def build_model(
         if weights is not None:
             raise InputError(f"{name.given} asks for random weights and --weights for {weights}; drop one")
         name = parse_model_name(name.identifier)
+    if name.source in LIBRARIES:
+        return _of_library(name, weights, kwargs, img_size, pretrained=pretrained, expected=expected)
     arguments = _Arguments.of(name, kwargs)
     if img_size is not None:
         arguments.kwargs["img_size"] = img_size
@@ -98,6 +107,33 @@ def build_model(
     model.pretrained_cfg.pop("state_dict", None)
     reported = {key: value for key, value in arguments.kwargs.items() if key != "num_classes"}
     return model, json.loads(json.dumps(reported))
+
+
+def _of_library(
+    name: ModelName,
+    weights: str | os.PathLike[str] | None,
+    kwargs: dict[str, Any],
+    img_size: int | None,
+    *,
+    pretrained: bool,
+    expected: Recipe | None,
+) -> tuple[Any, dict[str, Any]]:
+    """Build the network of another library than timm."""
+    if expected is not None and not expected.architecture.startswith(f"{name.source}:"):
+        raise WeightsError(
+            f"{name.given} is not the backbone that its recipe describes: architecture {name.source} against "
+            f"{shortened(expected.architecture)}. Give the original with --model or --weights"
+        )
+    state = None if weights is None else read_weights(weights)
+    with torch.random.fork_rng(devices=[]), _within_memory(name.given):
+        torch.manual_seed(RANDOM_SEED)
+        built = build_network(
+            name.source, name.identifier, state=state, is_random=not pretrained, kwargs=kwargs
+        )
+    check_transform(built.transform, where=name.given)
+    height, width = built.transform["input_size"][1:]
+    size = (height, width) if img_size is None else (img_size, img_size)
+    return built.adapted(size, name=name.given), dict(built.arguments)
 
 
 class _Arguments:

@@ -58,7 +58,7 @@ def _outputs(model: Any, sample: torch.Tensor) -> list[torch.Tensor]:
     with torch.inference_mode():
         outputs = [model(sample)]
         # The blocks are compared as well: they are stored, and the head could hide a difference between them.
-        if hasattr(model, "forward_intermediates"):
+        if hasattr(model, "forward_intermediates") and not hasattr(model, "hooked_blocks"):
             outputs += model.forward_intermediates(sample, intermediates_only=True)
     return outputs
 

@@ -36,15 +36,20 @@ class BlockOutputs:
         Arguments that ``forward_intermediates`` takes beside the batch and the indices.
     can_stop_early : bool
         Whether the pass may end at the last block that is asked for.
+    are_hooked : bool
+        Whether hooks take them, as of networks of other libraries than timm.
     """
 
     names: tuple[str, ...]
     kwargs: dict[str, Any]
     can_stop_early: bool
+    are_hooked: bool = False
 
 
 def find_blocks(model: Any) -> BlockOutputs:
     """Return which blocks ``model.forward_intermediates`` offers and how the method is called."""
+    if hasattr(model, "hooked_blocks"):
+        return BlockOutputs(tuple(model.hooked_blocks), {}, False, are_hooked=True)
     if not hasattr(model, "forward_intermediates"):
         return BlockOutputs((), {}, False)
     paths = [str(info["module"]) for info in getattr(model, "feature_info", [])]
@@ -84,12 +89,11 @@ class ForwardPass:
     ) -> None:
         self.model = model
         self.blocks = find_blocks(model)
-        self.indices = [i for i, name in enumerate(self.blocks.names) if name in names]
+        by_timm = () if self.blocks.are_hooked else self.blocks.names
+        self.indices = [i for i, name in enumerate(by_timm) if name in names]
         self.has_last = LAST in names
         modules = dict(model.named_modules())
-        self.hooked = {
-            name: modules[name] for name in names if name != LAST and name not in self.blocks.names
-        }
+        self.hooked = {name: modules[name] for name in names if name != LAST and name not in by_timm}
         self._call: Any = model
         self._head: Any = getattr(model, "forward_head", None)
         self._intermediates: Any = getattr(model, "forward_intermediates", None)
@@ -102,7 +106,7 @@ class ForwardPass:
     def _compile(self) -> None:
         if self.hooked:
             raise InputError(
-                f"layer {next(iter(self.hooked))} is neither a block nor last, and a compiled pass gives no "
+                f"layer {next(iter(self.hooked))} is neither timm's block nor last; a compiled pass gives no "
                 "others; leave --compile out"
             )
         self._call, self._head, self._intermediates = (
@@ -164,6 +168,9 @@ class ForwardPass:
     ) -> None:
         if thread != threading.get_ident():
             return
+        # Layers of some libraries give their output with attention maps and the like behind it.
+        if getattr(self.model, "first_of_tuples", False) and isinstance(output, tuple) and output:
+            output = output[0]
         if not isinstance(output, torch.Tensor):
             raise InputError(
                 f"layer {name} gives a {type(output).__name__}, not a tensor; take a layer inside or after it"

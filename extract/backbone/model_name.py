@@ -10,8 +10,11 @@ from toptune.errors import InputError
 from toptune.store.files.folder_kinds import what_is
 from toptune.store.files.names import is_path, is_too_long, plain_model_name
 
-ModelSource = Literal["registry", "hf-hub", "local-dir", "embedded", "random"]
+ModelSource = Literal["registry", "hf-hub", "local-dir", "embedded", "random", "torchvision", "transformers"]
+# Libraries beside timm, whose name stands before a colon.
+LIBRARIES: tuple[ModelSource, ...] = ("torchvision", "transformers")
 _PREFIXES: dict[str, ModelSource] = {
+    **{name: name for name in LIBRARIES},
     "hf-hub": "hf-hub",
     "hf_hub": "hf-hub",
     "local-dir": "local-dir",
@@ -31,7 +34,8 @@ class ModelName:
         The name as the user wrote it, with a folder as an absolute path; enough to find the model again.
     source : str
         Origin of architecture and weights: timm's ``registry``, a repository on the
-        ``hf-hub``, a folder (``local-dir``), this package (``embedded``), or ``random`` weights.
+        ``hf-hub``, a folder (``local-dir``), this package (``embedded``), ``random`` weights, or another
+        library (`LIBRARIES`).
     identifier : str
         ``arch.tag``, ``org/name@revision``, the folder, the embedded name, or the architecture.
     """
@@ -51,7 +55,7 @@ def parse_model_name(name: str) -> ModelName:
 
     ``arch.tag`` (timm's registry), ``hf-hub:org/name``, ``local-dir:FOLDER`` or the path of a folder, the
     name of a backbone that ships with this package, or ``random:arch`` for untrained weights from a fixed
-    seed.
+    seed. Networks of other libraries have the library's name before a colon (``torchvision:resnet18``).
 
     Raises
     ------
@@ -70,12 +74,33 @@ def parse_model_name(name: str) -> ModelName:
     source = _PREFIXES.get(prefix.lower())
     if source is None or not rest:
         raise InputError(
-            f"model {name!r}: before a colon there may be hf-hub, local-dir or random, and a name after it",
+            f"model {name!r}: before a colon there may be hf-hub, local-dir, random, "
+            f"{', '.join(LIBRARIES)}, and a name after it",
             option="model",
         )
     if source == "local-dir":
         return _of_folder(rest)
+    if source == "transformers":
+        rest = _folder_or_repository(rest)
     return ModelName(f"{source}:{rest}", source, rest)
+
+
+def check_is_timm(name: str) -> None:
+    """Refuse a network of another library than timm, where timm's form is needed.
+
+    Raises
+    ------
+    InputError
+        If the name has the prefix of another library, or is none.
+    """
+    parsed = parse_model_name(name)
+    source = parsed.source if parsed.source != "random" else parse_model_name(parsed.identifier).source
+    if source in LIBRARIES:
+        raise InputError(
+            f"model {name!r} is a network of {source}, and fine-tuning writes networks in timm's form; give "
+            "a network of timm, or extract its features and train a head on them",
+            option="model",
+        )
 
 
 def _of_folder(path: str) -> ModelName:
@@ -96,6 +121,19 @@ def _of_folder(path: str) -> ModelName:
         if _REPOSITORY.fullmatch(path) and not (may_exist and Path(path).parent.exists()):
             message += f", or, for a repository of the Hugging Face hub, write hf-hub:{path}"
     raise InputError(message, option="model")
+
+
+def _folder_or_repository(rest: str) -> str:
+    """Return a folder as an absolute path, and the name of a repository as it is."""
+    if not is_too_long(rest) and Path(rest).is_dir():
+        return os.path.abspath(rest)  # noqa: PTH100
+    if not _REPOSITORY.fullmatch(rest.partition("@")[0]) and ("/" in rest or os.sep in rest):
+        raise InputError(
+            f"model {rest!r} names a folder, and there is none; check the path, or give a repository "
+            "as ORG/NAME",
+            option="model",
+        )
+    return rest
 
 
 def embedded_names() -> list[str]:

@@ -95,9 +95,11 @@ def _shrunk(side: int, wanted: int) -> int:
 
 def can_resize(steps: Sequence[Any]) -> bool:
     """Return whether `TorchResize` does the same as these steps of a transform."""
-    if [type(step) for step in steps] != [transforms.Resize, transforms.CenterCrop]:
+    if len(steps) != 2 or not isinstance(steps[1], transforms.CenterCrop):
         return False
     resize = steps[0]
+    if type(resize) is not transforms.Resize:
+        return False
     return (
         resize.interpolation in _MODES
         and resize.max_size is None

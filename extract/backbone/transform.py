@@ -13,6 +13,7 @@ from timm.data import create_transform
 from torchvision import transforms
 
 from toptune.errors import InputError, UnreadableImageError
+from toptune.extract.backbone.libraries.data_config import CENTER_FLOOR, FloorCrop
 from toptune.extract.backbone.torch_resize import FloatResize, TorchResize, can_resize
 from toptune.extract.images.decode import Decoding
 
@@ -61,6 +62,9 @@ class EvalTransform:
             raise InputError(
                 f"timm's transform ends in {steps[-2:]}, which this version of toptune does not know"
             )
+        if self.config["crop_mode"] == CENTER_FLOOR:
+            # timm takes a mode that it does not know for its default, the center.
+            steps[1] = FloorCrop(self.size)
         is_fast = route == "fast" and can_resize(steps[:-2])
         self._geometry: Callable[[Image.Image], Any]
         if route == "gpu":
@@ -171,7 +175,7 @@ class EvalTransform:
     def resized_pixels(self, size: tuple[int, int]) -> int:
         """Return how many pixels an image, by width and height, has when it is resized and not cropped."""
         # Other modes of cropping do not scale an image by the short edge.
-        if self.config["crop_mode"] != "center":
+        if self.config["crop_mode"] not in ("center", CENTER_FLOOR):
             return self.size[0] * self.size[1]
         return self._edge * self._edge * max(size) // max(1, min(size))
 

@@ -88,6 +88,11 @@ def _model_signature(name: ModelName, *, has_weights: bool) -> object | None:
     if name.source == "random":
         inner = parse_model_name(name.identifier)
         return "registry" if inner.source == "registry" else _model_signature(inner, has_weights=False)
+    if name.source == "torchvision":
+        return ["torchvision", version("torchvision")]
+    if name.source == "transformers":
+        folder = Path(name.identifier)
+        return _folder(folder, "*") if folder.is_absolute() else hub_commit(name.identifier)
     if name.source == "registry" and has_weights:
         return "registry"
     if name.source == "registry" and "." not in name.identifier:

@@ -22,7 +22,9 @@ FILE_SUFFIXES = frozenset((
 # Part 1 has the data set's own name, so numbers begin at 2 in practice; a leading zero would give one part
 # two names.
 _PART = re.compile(r"(?P<base>.+)~(?P<number>[1-9][0-9]*)")
-_SOURCE = re.compile(r"(local-dir|hf-hub|hf_hub):", re.IGNORECASE)
+_SOURCE = re.compile(r"(local-dir|hf-hub|hf_hub|torchvision|transformers):", re.IGNORECASE)
+# Names of weights stand behind a slash in names of these libraries.
+_WITH_WEIGHTS = frozenset(("torchvision",))
 
 # A name may come from a folder that somebody else called so; an option then says another one.
 _REMEDY = {"data set": "choose another name, with --dataset NAME"}
@@ -184,7 +186,8 @@ def plain_model_name(model: str) -> str:
     """Reduce a model as the command line takes it to the name that stands in the store.
 
     ``local-dir:/x/y``, the path ``x/y`` and ``hf-hub:org/y@revision`` become ``y``; timm's ``arch.tag``
-    stays, and so does ``random:`` before any of these.
+    stays, and so does ``random:`` before any of these. A network of another library keeps the library's name:
+    ``torchvision:resnet18/W`` becomes ``torchvision-resnet18.W``, ``transformers:org/y`` ``transformers-y``.
 
     Raises
     ------
@@ -200,8 +203,13 @@ def plain_model_name(model: str) -> str:
         name = Path(os.path.abspath(model)).name  # noqa: PTH100
     if source:
         rest = model[source.end() :]
-        if source.group(1).lower() == "local-dir":
+        library = source.group(1).lower()
+        if library in _WITH_WEIGHTS:
+            name = f"{library}-{rest.replace('/', '.')}"
+        elif library == "local-dir":
             name = Path(os.path.abspath(rest)).name  # noqa: PTH100  (does not follow links, so the given name stays)
         else:
             name = rest.rstrip("/").rsplit("/", 1)[-1].split("@", 1)[0]
+            if library not in ("hf-hub", "hf_hub"):
+                name = f"{library}-{name}"
     return check_name(name, what="model")

@@ -87,6 +87,12 @@ def _backbones(classifier: Classifier, inputs: Sequence[NetworkInput]) -> list[d
     return found
 
 
+def _libraries(classifier: Classifier) -> list[str]:
+    """Name the libraries of the backbones: an architecture of another library than timm begins with it."""
+    parts = [each.recipe.architecture.rpartition(":")[0] for each in classifier.backbones]
+    return list(dict.fromkeys(part or "timm" for part in parts))
+
+
 def _head(classifier: Classifier, head_dtype: str) -> dict[str, Any]:
     """Describe what was trained on the backbones."""
     if isinstance(classifier.network, FineTunedNetwork):
@@ -129,7 +135,10 @@ def write_card(
 
     run, classes = classifier.record, classifier.classes
     facts = ModelCardData(
-        library_name="toptune", pipeline_tag="image-classification", tags=["timm"], metrics=["accuracy"]
+        library_name="toptune",
+        pipeline_tag="image-classification",
+        tags=_libraries(classifier),
+        metrics=["accuracy"],
     )
     card = ModelCard.from_template(
         facts,

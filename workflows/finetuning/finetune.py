@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from toptune.errors import InterruptedRunError
-from toptune.extract.backbone.model_name import parse_model_name
+from toptune.extract.backbone.model_name import check_is_timm
 from toptune.extract.images.source import ImageSource
 from toptune.machine.watch import Stop, Watch
 from toptune.options import options_of
@@ -92,7 +92,7 @@ def finetune(
     try:
         if not is_finetuned(folder):
             check_out(folder)
-        parse_model_name(model)
+        check_is_timm(model)
         rows = TuningRows.of(data, asked)
         # torch and timm are imported now that names, places and columns have been checked.
         from toptune.workflows.finetuning.session import tune

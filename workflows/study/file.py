@@ -293,7 +293,8 @@ def _backbone(options: Keywords, name: str, folder: Path, file: Path) -> dict[st
         raise InputError(
             f"study {file}: models: {name} is {model!r}; variables of the environment stand in paths only"
         )
-    found = {"model": f"{kind}:{folder / path}" if kind == "local-dir" else model}
+    is_beside = kind == "local-dir" or (kind == "transformers" and (folder / path).is_dir())
+    found = {"model": f"{kind}:{folder / path}" if is_beside else model}
     if "weights" in options:
         found["weights"] = str(folder / _expanded(str(options["weights"]), f"models: {name}: weights", file))
     return found
