@@ -14,7 +14,7 @@ from toptune.extract.backbone.libraries.built_network import BuiltNetwork, drop_
 from toptune.extract.backbone.libraries.data_config import data_config, interpolation_name
 from toptune.options import choices, nearest
 
-# Their builders set more than their arguments say when they load weights, and timm has both.
+# The builders of these networks set more than their arguments for weights, and timm has the networks, too.
 _LEFT_OUT = {"googlenet": "googlenet.tv_in1k", "inception_v3": "inception_v3.tv_in1k"}
 _STAGES = re.compile(r"(layer|stage)\d+")
 _CONTAINERS = ("encoder.layers", "features", "trunk_output", "blocks", "layers")
@@ -62,7 +62,7 @@ def build(
         std=preset.std, interpolation=interpolation_name(preset.interpolation), where=f"the preset of {name}",
     )  # fmt: skip
     if "Swin" in type(module).__name__:
-        # Its maps have their channels last, which timm says so.
+        # Maps of Swin have their channels last; `output_fmt` is the word of timm for the layout.
         module.output_fmt = "NHWC"
     return BuiltNetwork(
         module=module,

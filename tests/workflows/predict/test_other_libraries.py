@@ -38,7 +38,7 @@ def test_what_is_stored_is_found_by_the_name(folder: Path) -> None:
     cache = FeatureStore.open(folder / "store").cache(NAME, "photos")
     assert cache.recipe.architecture == NAME
     names = {spec.name for spec in cache.arrays()}
-    assert names == {"stage2.mean", "stage3.mean", "stage4.mean", "last.none"}
+    assert names == {"stage3.mean", "stage4.mean", "last.none"}
     extract(
         folder / "photos", model=NAME, store=folder / "store", weights=folder / "weights.pth", img_size=32,
         device="cpu",
