@@ -21,6 +21,7 @@ EXTRAS = {
     "jobqueue": "dask-jobqueue",
     "s3": "obstore",
     "transformers": "transformers",
+    "umap": "umap-learn",
 }
 
 
