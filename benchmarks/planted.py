@@ -5,7 +5,8 @@
 STORE holds the features of each set by the model. Of each set, 5 % of the labels are flipped, seed by seed;
 20 images are re-encoded, resized, mirrored and brightened, and extracted into a store in WORK; and 10 of the
 next set are added. Labels are judged by average precision over all images, and by precision and recall of
-what is told; copies by recall, and by pairs that neither were planted nor were there before.
+what is told; copies by recall, and by pairs that neither were planted nor were there before. With
+--keep FOLDER the same features, probabilities and plants are written there, for benchmarks/planted_peers.py.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from sklearn.metrics import average_precision_score
 
 from toptune.extract import extract
 from toptune.store import ArrayBlocks, FeatureStore
-from toptune.train import FalkonClassifier
+from toptune.train import FalkonClassifier, choose_arrays
 from toptune.workflows.inspection.duplicates import Spacing, distances_of
 from toptune.workflows.inspection.labels import confident_labels
 from toptune.workflows.inspection.neighbors import Neighbors, nearest_neighbors, plan_neighbors
@@ -38,32 +39,50 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--set", dest="sets", action="append", required=True, metavar="NAME=IMAGES")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--layers", default="last", help="stored layers, named as for toptune inspect")
+    parser.add_argument("--keep", type=Path, help="folder for what the peers are given")
     options = parser.parse_args()
     places = dict(each.split("=", 1) for each in options.sets)
     store = FeatureStore.open(options.store)
     names = list(places)
-    rows = {name: features_of(store, options.model, name) for name in names}
+    rows = {name: features_of(store, options.model, name, options.layers) for name in names}
     for at, name in enumerate(names):
         values, ids, labels = rows[name]
+        raw, _, _ = features_of(store, options.model, name, options.layers, is_unit=False)
         strangers = rows[names[(at + 1) % len(names)]][0]
         found: dict[str, Any] = {"dataset": name, "images": len(ids)}
-        found["labels"] = [flipped(values, labels, seed) for seed in range(options.seeds)]
-        found["strangers"] = [strange(values, strangers, seed) for seed in range(options.seeds)]
+        kept: dict[str, np.ndarray] = {"values": values, "labels": labels}
+        found["labels"] = [flipped(raw, labels, seed, kept) for seed in range(options.seeds)]
+        found["strangers"] = [strange(values, strangers, seed, kept) for seed in range(options.seeds)]
         folder = options.work / "images" / name
         planted = plant(Path(places[name]), ids, folder)
-        found["copies"] = copies(values, planted, folder, options)
+        found["copies"] = copies(values, planted, folder, options, kept)
+        if options.keep is not None:
+            options.keep.mkdir(parents=True, exist_ok=True)
+            everything: dict[str, Any] = kept | {"planted": np.array(planted)}
+            np.savez(options.keep / f"{name}.npz", **everything)
         print(json.dumps(found), flush=True)
 
 
-def features_of(store: FeatureStore, model: str, name: str) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Return the last layer (n, d), ids and labels of a data set."""
+def features_of(
+    store: FeatureStore, model: str, name: str, layers: str, *, is_unit: bool = True
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Return layers side by side (n, d), each of unit length if asked for, ids and labels of a data set."""
     features = store.features(model, name)
-    last = [each.name for each in features.arrays() if each.name.startswith("last.")]
-    values = features.blocks(last).take(np.arange(features.n_rows)).astype(np.float32)
+    rows = np.arange(features.n_rows)
+    parts = [
+        features.blocks([each.name]).take(rows).astype(np.float32)
+        for each in choose_arrays(features.arrays(), layers, None)
+    ]
+    if is_unit:
+        parts = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
+    values = np.concatenate(parts, axis=1)
     return values, features.manifest.ids, np.array(features.manifest.labels, dtype=str)
 
 
-def flipped(values: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:
+def flipped(
+    values: np.ndarray, labels: np.ndarray, seed: int, kept: dict[str, np.ndarray]
+) -> dict[str, float]:
     """Flip labels and return how well these are found."""
     rng = np.random.default_rng(seed)
     classes, codes = np.unique(labels, return_inverse=True)
@@ -73,7 +92,9 @@ def flipped(values: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, floa
     is_flipped = given != codes
     scaled = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-6)
     head = FalkonClassifier(random_state=seed).fit(scaled, given)
-    found = confident_labels(head.left_out_probabilities(scaled, given), given)
+    probabilities = head.left_out_probabilities(scaled, given)
+    found = confident_labels(probabilities, given)
+    kept |= {f"probabilities{seed}": probabilities, f"given{seed}": given, "codes": codes}
     told = found.is_issue
     return {
         "average_precision": float(average_precision_score(is_flipped, 1 - found.self_confidence)),
@@ -83,10 +104,14 @@ def flipped(values: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, floa
     }
 
 
-def strange(values: np.ndarray, others: np.ndarray, seed: int) -> dict[str, float]:
+def strange(
+    values: np.ndarray, others: np.ndarray, seed: int, kept: dict[str, np.ndarray]
+) -> dict[str, float]:
     """Add images of another set and return how well these are found among the farthest 1 %."""
     added = others[np.random.default_rng(seed).choice(len(others), _STRANGERS, replace=False)]
-    farthest = distances_of(searched(np.concatenate([values, added])))[:, -1]
+    both = np.concatenate([values, added])
+    kept[f"with_strangers{seed}"] = both
+    farthest = distances_of(searched(both))[:, -1]
     is_strange = np.arange(len(farthest)) >= len(values)
     told = farthest > np.quantile(farthest, 0.99)
     return {
@@ -113,7 +138,13 @@ def plant(images: Path, ids: list[str], folder: Path) -> list[int]:
     return rows
 
 
-def copies(values: np.ndarray, rows: list[int], folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def copies(
+    values: np.ndarray,
+    rows: list[int],
+    folder: Path,
+    options: argparse.Namespace,
+    kept: dict[str, np.ndarray],
+) -> dict[str, Any]:
     """Extract the copies and return how many of these are found, for two rates of false alarms."""
     store = options.work / "store"
     found: dict[str, Any] = {}
@@ -123,8 +154,9 @@ def copies(values: np.ndarray, rows: list[int], folder: Path, options: argparse.
         for kind in _KINDS:
             # Copies that were extracted for the other rate are recognized.
             name = f"{folder.name}-{kind}"
-            extract(folder / kind, model=options.model, store=store, dataset=name)
-            added, _, _ = features_of(FeatureStore.open(store), options.model, name)
+            extract(folder / kind, model=options.model, store=store, dataset=name, layers="all")
+            added, _, _ = features_of(FeatureStore.open(store), options.model, name, options.layers)
+            kept[kind] = added
             new = near(np.concatenate([values, added]), rate) - before
             planted = {(row, len(values) + place) for place, row in enumerate(rows)}
             found[str(rate)][kind] = {

@@ -17,6 +17,7 @@ EXTRAS = {
     "co2": "codecarbon",
     "dask": "distributed",
     "export": "onnxruntime",
+    "faiss": "faiss-cpu",
     "gpu": "nvidia-ml-py",
     "jobqueue": "dask-jobqueue",
     "s3": "obstore",

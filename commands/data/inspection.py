@@ -56,6 +56,14 @@ from toptune.train.rows.options import VAL, RowOptions
     help="Number of nearest images that are looked for, of each image.",
 )
 @click.option(
+    "--exact-up-to",
+    type=click.IntRange(0),
+    default=500_000,
+    show_default=True,
+    help="Number of images up to which neighbors are exact; of more they are approximate on the CPU, by "
+    "faiss where that is installed.",
+)
+@click.option(
     "--false-alarms",
     type=float,
     default=0.001,

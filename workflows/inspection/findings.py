@@ -33,6 +33,8 @@ class Finding:
         ``keep`` or ``exclude``, the label that is more likely, or the property of the image.
     leak : str
         Splits on which the group lies, with ``|`` between them; empty if it lies in one split.
+    novelty : float, optional
+        Of an outlier: the share of images to which a kernel on the others is less new.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Finding:
     related: tuple[str, ...] = ()
     suggestion: str = ""
     leak: str = ""
+    novelty: float | None = None
 
     def to_row(self) -> dict[str, object]:
         """Return the row of ``findings.csv``."""
@@ -52,6 +55,11 @@ class Finding:
             "suggestion": self.suggestion,
             "leak": self.leak,
         }
+
+    def to_dict(self) -> dict[str, object]:
+        """Return JSON values: the row of the table with ids as a list, and the novelty of an outlier."""
+        more: dict[str, object] = {} if self.novelty is None else {"novelty": round(self.novelty, 6)}
+        return self.to_row() | {"related": list(self.related)} | more
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from toptune.costs.phases import Phases
 from toptune.errors import FoldsError, InputError
@@ -16,7 +17,7 @@ from toptune.extract.images.source import ImageSource
 from toptune.extract.sources.opening import open_source
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import device_of, settle_head_device
-from toptune.machine.memory import MemoryLimits, bytes_of, left_bytes, left_for_head
+from toptune.machine.memory import MemoryLimits, bytes_of, left_bytes, left_for_head, shown_bytes
 from toptune.options import options_of
 from toptune.store.features.blocks import Blocks
 from toptune.store.features.feature_store import FeatureStore
@@ -34,6 +35,11 @@ from toptune.workflows.gallery.atlas import Nearby, write_atlas
 from toptune.workflows.gallery.coordinates import Coordinates, map_rows
 from toptune.workflows.gallery.findings_page import Album, write_findings_page
 from toptune.workflows.gallery.thumbnails import Thumbnails
+from toptune.workflows.inspection.approximate import (
+    approximate_neighbors,
+    faiss_or_none,
+    plan_approximate,
+)
 from toptune.workflows.inspection.cards import cards_of
 from toptune.workflows.inspection.duplicates import (
     Described,
@@ -49,6 +55,7 @@ from toptune.workflows.inspection.images import failure_findings, image_findings
 from toptune.workflows.inspection.labels import Confusion, confident_labels, confused_classes
 from toptune.workflows.inspection.neighbors import Neighbors, nearest_neighbors, plan_neighbors
 from toptune.workflows.inspection.options import InspectArguments, InspectOptions
+from toptune.workflows.inspection.outliers import novelty_of
 from toptune.workflows.inspection.report import ATLAS, PAGE, Inspection
 
 Rows = npt.NDArray[np.int64]
@@ -263,6 +270,8 @@ class _Look:
             )
         self.preprocessing = preprocessing
         device = device_of(settle_head_device(self.options.device))
+        if (approximate := self._approximate(device)) is not None:
+            return approximate
         plan = plan_neighbors(
             n=len(self.used),
             d=preprocessing.n_outputs,
@@ -280,6 +289,38 @@ class _Look:
         )
         with self.phases("neighbors", line=""), full:
             return nearest_neighbors(self.read, plan, device=device, progress=self.progress)
+
+    def _approximate(self, device: torch.device) -> Neighbors | None:
+        """Find neighbors by faiss where the rows are very many; None where exact search is the one to do."""
+        n, most = len(self.used), self.options.exact_up_to
+        # A GPU compares a million rows in minutes.
+        if n <= most or device.type == "cuda":
+            return None
+        plan = plan_approximate(n=n, d=self.preprocessing.n_outputs, k=self.options.neighbors)
+        room = left_bytes(self.limit_bytes)
+        if faiss_or_none() is None:
+            reason = "faiss is not installed (pip install 'toptune[faiss]')"
+        elif plan.peak_bytes > room:
+            reason = (
+                f"approximate search takes about {shown_bytes(plan.peak_bytes)} of memory, and "
+                f"{shown_bytes(room)} may be taken (--memory-limit)"
+            )
+        else:
+            self.plan = str(plan)
+            self.phases.notify(self.plan)
+            with self.phases("neighbors", line=""):
+                found = approximate_neighbors(self.read, plan, seed=self.options.seed)
+            self.thresholds["neighbor_recall"] = found.recall
+            self.notes.append(
+                f"neighbors are approximate, because {n} images are more than {most} (--exact-up-to): "
+                f"{found.recall:.4f} of the exact neighbors of a sample were found, in {found.n_probed} of "
+                f"{plan.n_cells} cells"
+            )
+            return found.neighbors
+        self.notes.append(
+            f"neighbors are exact, although {n} images are more than {most} (--exact-up-to): {reason}"
+        )
+        return None
 
     def read(self, some: slice) -> Blocks:
         """Return some of the rows in `used`, after the steps by which they are compared."""
@@ -369,16 +410,38 @@ class _Look:
         # A row is no neighbor of its own, so that each distance is one to other images.
         limit = float(np.quantile(farthest, 1 - self.options.outliers))
         self.thresholds |= {"outlier_distance": limit, "outlier_share": self.options.outliers}
-        ids = self.described.ids
+        ids, novelty = self.described.ids, self._novelty()
         return [
             Finding(
                 id=ids[self.used[row]],
                 kind=OUTLIER,
                 score=float(farthest[row]),
                 related=(ids[self.used[neighbors.rows[row, 0]]],),
+                novelty=None if novelty is None else float(novelty[row]),
             )
             for row in np.flatnonzero(farthest > limit).tolist()
         ]
+
+    def _novelty(self) -> npt.NDArray[np.float64] | None:
+        """Return how new the rows in `used` are to a kernel on the others; None where memory is too short."""
+        try:
+            return novelty_of(
+                self._as_heads_see(self.used), seed=self.options.seed, limit_bytes=self.limit_bytes
+            )
+        except InputError as error:
+            self.notes.append(f"the novelty of outliers is not told: {error}")
+            return None
+
+    def _as_heads_see(self, rows: Rows) -> PreprocessedBlocks:
+        """Return some rows after the steps before a kernel head."""
+        specs = {spec.name: spec for spec in self.features.arrays()}
+        preprocessing, _ = fit_preprocessing(
+            default_preprocessing("falkon"),
+            self.features.blocks(self.arrays, rows),
+            tuple(specs[name].dim for name in self.arrays),
+            memory_limit_bytes=left_bytes(self.limit_bytes),
+        )
+        return PreprocessedBlocks(self.features.blocks(self.arrays, rows), preprocessing, self.arrays)
 
     def check_labels(self, neighbors: Neighbors, copies: Pairs) -> tuple[list[Finding], list[Confusion]]:
         """Return labels that contradict left-out predictions, and the classes that are confused."""
@@ -425,14 +488,7 @@ class _Look:
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.str_]]:
         """Return left-out probabilities (n, n_classes) of a kernel head, and its classes."""
         options, limit = self.options, self.limit_bytes
-        specs = {spec.name: spec for spec in self.features.arrays()}
-        preprocessing, _ = fit_preprocessing(
-            default_preprocessing("falkon"),
-            self.features.blocks(self.arrays, rows),
-            tuple(specs[name].dim for name in self.arrays),
-            memory_limit_bytes=left_bytes(limit),
-        )
-        blocks = PreprocessedBlocks(self.features.blocks(self.arrays, rows), preprocessing, self.arrays)
+        blocks = self._as_heads_see(rows)
         device = settle_head_device(options.device)
         head = FalkonClassifier(
             cv=options.cv,

@@ -16,6 +16,8 @@ from toptune.workflows.gallery.coordinates import PCA, check_map
 # copies of copies are joined.
 DEFAULT_NEIGHBORS = 10
 MOST_NEIGHBORS = 1000
+# No search is exact for so many rows.
+MOST_ROWS = 2**31 - 1
 
 
 class InspectArguments(TypedDict, total=False):
@@ -26,6 +28,7 @@ class InspectArguments(TypedDict, total=False):
     pooling: str | None
     preprocess: str
     neighbors: int
+    exact_up_to: int
     false_alarms: float
     outliers: float
     cv: int
@@ -56,6 +59,9 @@ class InspectOptions:
         Steps before rows are compared; by default ``l2``, which gives every layer the same say.
     neighbors : int
         Nearest neighbors of each image that are looked for.
+    exact_up_to : int
+        Images up to which neighbors are exact. Of more, they are approximate on the CPU where faiss is
+        installed (``toptune[faiss]``), with the recall measured on a sample.
     false_alarms : float
         Share of the images that may be taken for near-duplicates by chance; the threshold follows from the
         share and from how the data is spread.
@@ -87,6 +93,7 @@ class InspectOptions:
     pooling: str | None = None
     preprocess: str = "l2"
     neighbors: int = DEFAULT_NEIGHBORS
+    exact_up_to: int = 500_000
     false_alarms: float = 0.001
     outliers: float = 0.01
     cv: int = 5
@@ -104,6 +111,7 @@ class InspectOptions:
     def __post_init__(self) -> None:
         parse_preprocessing(self.preprocess)
         check_count(self.neighbors, option="neighbors", least=2, most=MOST_NEIGHBORS)
+        check_count(self.exact_up_to, option="exact_up_to", least=0, most=MOST_ROWS)
         check_count(self.cv, option="cv", least=2)
         for name in ("false_alarms", "outliers"):
             share = getattr(self, name)

@@ -114,7 +114,7 @@ class Inspection:
         # A table without rows still has its columns.
         text = csv_text(rows, spreadsheet_safe=spreadsheet_safe) if rows else ",".join(_COLUMNS) + "\n"
         write_text(folder / FINDINGS_CSV, text)
-        findings = [each.to_row() | {"related": list(each.related)} for each in self.findings]
+        findings = [each.to_dict() for each in self.findings]
         write_json(folder / FINDINGS_JSON, self.to_dict() | {"findings": findings})
 
     def __str__(self) -> str:
