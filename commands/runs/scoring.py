@@ -25,7 +25,7 @@ RUN = click.argument("run", type=RunFolder())
 def _moved(*, when: str = "") -> Decorator:
     """Return the options that say where backbones are now; `when` begins their help."""
     begin = f"{when}, where" if when else "Where"
-    several = "NAME=PLACE for each of several that are joined"
+    several = "NAME=PLACE for each of several"
     return together(
         click.option(
             "--model",

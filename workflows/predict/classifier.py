@@ -104,11 +104,6 @@ class Classifier:
                 f"{run} holds its whole network; --model and --weights say where a frozen backbone "
                 "is, leave them out"
             )
-        if record.is_fused and (model is not None or weights is not None):
-            raise InputError(
-                f"{run} is a run of several models, and --model and --weights say where one backbone is; put "
-                f"the backbones where they were, or use one of its heads below {folder / 'members'}"
-            )
         from toptune.workflows.finetuning.run import FineTunedRun
         from toptune.workflows.predict.finetuned_network import FineTunedNetwork
         from toptune.workflows.predict.frozen_network import FrozenNetwork
@@ -120,7 +115,7 @@ class Classifier:
         where = str(resolve_device(device, not_on_mps=next(filter(None, reasons), None)))
         if record.is_fused:
             fused = FusedRun.of_record(folder, record, device="cpu" if where == "mps" else where)
-            return cls(FusedNetwork.of_run(fused, device=where))
+            return cls(FusedNetwork.of_run(fused, device=where, model=model, weights=weights))
         if not record.is_finetuned:
             # The head computes where the backbone does.
             head = Run.of_record(folder, record, device="cpu" if where == "mps" else where)

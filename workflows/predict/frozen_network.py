@@ -1,7 +1,7 @@
 """`FrozenNetwork` classifies images by a trained head on the backbones that its features came from."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,21 +66,47 @@ class FrozenNetwork:
             If the checkpoint is gone, or the backbone found is not the one of the run; the message says
             what differs.
         """
-        if imported := [source.model for source in run.sources if source.is_imported]:
-            what = "" if len(run.sources) == 1 else f" of {named(imported)}"
-            raise InputError(
-                f"{run.folder} was trained on imported features{what}: there is no backbone to make them "
-                "from images; evaluate it on stored features (--store), or use Run.predict_blocks"
-            )
-        models = moved_places(model, run.sources, option="model")
-        checkpoints = moved_places(weights, run.sources, option="weights")
+        refuse_imported(run)
+        return cls.with_places(
+            run,
+            device=device,
+            models=moved_places(model, run.sources, option="model"),
+            weights=moved_places(weights, run.sources, option="weights"),
+            names=[source.name for source in run.sources],
+        )
+
+    @classmethod
+    def with_places(
+        cls,
+        run: Run,
+        *,
+        device: str,
+        models: Sequence[str | None],
+        weights: Sequence[str | None],
+        names: Sequence[str],
+    ) -> "FrozenNetwork":
+        """Load the backbones of a run, each from a place of its own; errors are those of `of_run`.
+
+        Parameters
+        ----------
+        run : Run
+        device : str
+        models, weights : sequence of str or None
+            For each source of the run where the backbone or its checkpoint is now, if it has moved.
+        names : sequence of str
+            What each backbone is called where such places are given; empty if it is the only one.
+        """
         # An absent device is refused here: moving a backbone would not mend that.
         where = str(resolve_device(device))
+        given = zip(run.sources, models, weights, names, strict=True)
         return cls(
             run,
             tuple(
-                loaded_backbone(source, run.folder, device=where, model=there, weights=checkpoint)
-                for source, there, checkpoint in zip(run.sources, models, checkpoints, strict=True)
+                # What the backbone is called stands in messages alone.
+                loaded_backbone(
+                    replace(source, name=name), run.folder, device=where, model=there, weights=checkpoint
+                )
+                for source, there, checkpoint, name in given
             ),
         )
 
@@ -176,6 +202,22 @@ class FrozenNetwork:
         of = {source.name: values for source, values in zip(self.run.sources, outputs, strict=True)}
         columns = [of[array.member][array.own_name].astype(array.dtype) for array in self.run.arrays]
         return np.concatenate(columns, axis=1, dtype=np.float32)
+
+
+def refuse_imported(run: Run) -> None:
+    """Refuse a run whose features no backbone can make.
+
+    Raises
+    ------
+    InputError
+        If the run was trained on imported features.
+    """
+    if imported := [source.model for source in run.sources if source.is_imported]:
+        what = "" if len(run.sources) == 1 else f" of {named(imported)}"
+        raise InputError(
+            f"{run.folder} was trained on imported features{what}: there is no backbone to make them "
+            "from images; evaluate it on stored features (--store), or use Run.predict_blocks"
+        )
 
 
 def batches_of(batch: torch.Tensor | Sequence[torch.Tensor], n: int) -> list[torch.Tensor]:

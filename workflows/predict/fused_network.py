@@ -1,7 +1,8 @@
 """`FusedNetwork` classifies images by several trained heads, each on its own backbone, and their weights."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +14,8 @@ from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.features_of import features_of
 from toptune.train.fusion.fused_run import FusedRun
-from toptune.workflows.predict.frozen_network import FrozenNetwork, batches_of
+from toptune.workflows.predict.frozen_network import FrozenNetwork, batches_of, refuse_imported
+from toptune.workflows.predict.moved import Place, moved_places
 from toptune.workflows.predict.predictions import Answers
 
 Each = TypeVar("Each")
@@ -34,9 +36,42 @@ class FusedNetwork:
     members: tuple[FrozenNetwork, ...]
 
     @classmethod
-    def of_run(cls, run: FusedRun, *, device: str) -> "FusedNetwork":
-        """Load the backbones of a run onto a device; errors are those of `FrozenNetwork.of_run`."""
-        return cls(run, tuple(FrozenNetwork.of_run(member, device=device) for member in run.members))
+    def of_run(
+        cls, run: FusedRun, *, device: str, model: Place | None = None, weights: Place | None = None
+    ) -> "FusedNetwork":
+        """Load the backbones of a run onto a device.
+
+        Parameters and errors are those of `FrozenNetwork.of_run`. A backbone is called by its model, or by
+        the cache of its features where two models share a name. A backbone of several heads is given once.
+        """
+        for member in run.members:
+            refuse_imported(member)
+        sources = {source.cache.digest: source for member in run.members for source in member.sources}
+        # A cache is named MODEL@DIGEST.
+        plain = {digest: source.cache.name.rpartition("@")[0] for digest, source in sources.items()}
+        counts = Counter(plain.values())
+        called = {
+            digest: replace(source, name=plain[digest] if counts[plain[digest]] == 1 else source.cache.name)
+            for digest, source in sources.items()
+        }
+        models, checkpoints = (
+            dict(zip(called, moved_places(given, [*called.values()], option=option), strict=True))
+            for given, option in ((model, "model"), (weights, "weights"))
+        )
+        several = len(called) > 1
+        members = []
+        for member in run.members:
+            digests = [source.cache.digest for source in member.sources]
+            members.append(
+                FrozenNetwork.with_places(
+                    member,
+                    device=device,
+                    models=[models[digest] for digest in digests],
+                    weights=[checkpoints[digest] for digest in digests],
+                    names=[called[digest].name if several else "" for digest in digests],
+                )
+            )
+        return cls(run, tuple(members))
 
     @property
     def record(self) -> FusedRun:

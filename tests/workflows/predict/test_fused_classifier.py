@@ -9,6 +9,7 @@ import torch
 from shapes import save_shapes
 from tiny import save_model
 
+from toptune.errors import WeightsError
 from toptune.extract import decode_image, extract
 from toptune.store import FeatureStore, InputError
 from toptune.train import FusedRun, load_run, train
@@ -83,8 +84,25 @@ def test_what_one_backbone_has_is_refused_of_several(folder: Path) -> None:
     classifier = Classifier.load(folder / "run")
     with pytest.raises(InputError, match="holds a run of several models, which has no run of its own"):
         _ = classifier.run
-    with pytest.raises(InputError, match="--model and --weights say where one backbone is"):
+
+
+def test_moved_backbones_are_given_by_their_names(folder: Path, tmp_path: Path) -> None:
+    image = folder / "photos" / "disc" / "000.png"
+    (before,) = Classifier.load(folder / "run").predict(image)
+    with pytest.raises(InputError, match=r"'resnet18' names no backbone .*of tiny1.net, tiny2.net at most"):
         Classifier.load(folder / "run", model="resnet18")
+    place = folder / "models" / "tiny2.net"
+    place.rename(tmp_path / "moved")
+    try:
+        with pytest.raises(InputError, match=r"now with --model or --weights \(tiny2.net=PLACE\)"):
+            Classifier.load(folder / "run")
+        moved = Classifier.load(folder / "run", model=f"tiny2.net=local-dir:{tmp_path / 'moved'}")
+    finally:
+        (tmp_path / "moved").rename(place)
+    (after,) = moved.predict(image)
+    assert after.probabilities == before.probabilities
+    with pytest.raises(WeightsError, match="is not the backbone"):
+        Classifier.load(folder / "run", model=f"tiny2.net=local-dir:{folder / 'models' / 'tiny1.net'}")
 
 
 def test_a_changed_file_of_a_member_is_found(folder: Path, tmp_path: Path) -> None:
