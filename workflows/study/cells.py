@@ -10,7 +10,7 @@ from typing import Any
 
 from toptune.store.files.json_values import canonical_json
 from toptune.text import counted
-from toptune.train.layers.stored_layers import LAST
+from toptune.train.layers.stored_layers import ALL
 from toptune.train.runs.options import OTHER_MODELS
 from toptune.train.runs.record import CONFIG, METRICS
 from toptune.workflows.study.checks import SPLIT_OPTIONS, check_options, digests_of_decisions
@@ -123,7 +123,7 @@ def _layers_of(layers: Any, members: Sequence[str]) -> tuple[Any, str]:
     """Give the layers that concern some backbones, and how they are spelt in tables."""
     if not isinstance(layers, Mapping):
         return layers, str(layers)
-    of_members = {name: layers.get(name, layers.get(OTHER_MODELS, LAST)) for name in members}
+    of_members = {name: layers.get(name, layers.get(OTHER_MODELS, ALL)) for name in members}
     # What is the same for all is the same training as with one value.
     first, *others = of_members.values()
     if all(each == first for each in others):

@@ -10,10 +10,13 @@ from typing import Any, TypeVar
 import yaml
 
 from toptune.errors import InputError
+from toptune.extract.backbone.upper_half import UPPER
 from toptune.extract.images.source import BUILTINS
 from toptune.options import choices
 from toptune.store.datasets.outside_text import outside_text, read_outside_text
 from toptune.store.files.names import is_path
+from toptune.train.layers.stored_layers import LAST
+from toptune.train.rows.options import MOST_SEEDS
 from toptune.train.rows.options import MOST_SEEDS, OF_DECISIONS
 from toptune.train.runs.options import FUSIONS, LATE
 
@@ -52,7 +55,7 @@ class Study:
         ``model`` and other options of extraction that belong to the backbone, such as ``weights``. Or
         ``models``, names of two others or more that share each training, and ``fusion``, which says how.
     layers : tuple of str
-        Layers for every head whose options name none.
+        Layers for every head whose options name none; by default all that are stored.
     heads : mapping of name to mapping
         Options of `toptune.train.train`. ``head`` is by default the name. ``only`` limits the head to lists
         of ``datasets`` and ``models``, and to ``seeds``.
@@ -60,7 +63,8 @@ class Study:
         ``{}`` for all training images, ``{"train_size": N}`` or ``{"shots": K}``.
     seeds : tuple of int
     extract : mapping
-        Options of `toptune.extract.extract` for all features.
+        Options of `toptune.extract.extract` for all features. Of a study that names no layers, or ``last``
+        alone, ``layers`` is by default ``upper``.
     finetune : mapping of name to mapping
         Options of `toptune.workflows.finetune`, and ``only``. Empty if nothing is fine-tuned.
     """
@@ -125,13 +129,14 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     for name, options in datasets.items():
         for option in {"split", "group_by", "label_column", *OF_DECISIONS} & options.keys():
             _kind(options[option], str, f"datasets: {name}: {option}", file)
-    models = _named(given["models"], "model", "models", file)
+    models = _named(given["models"], "model", "models", file, several="models")
     seeds = _seeds(given.get("seeds", 1), "seeds", file)
     known: dict[str, list[object]] = {
         "datasets": [*datasets],
         "models": [*models],
         "seeds": [*seeds],
     }
+    heads = _named(given["heads"], "head", "heads", file)
     # Results lie beside the study file by default, so that two studies in one folder do not mix.
     out = place(given.get("out", file.stem), "out")
     return Study(
@@ -149,14 +154,14 @@ def read_study(path: str | os.PathLike[str]) -> Study:
             else {**options, **_backbone(options, name, folder, file)}
             for name, options in models.items()
         },
-        layers=tuple(_strings(given.get("layers", ["last"]), "layers", file)),
+        layers=tuple(_strings(given.get("layers", [ALL]), "layers", file)),
         heads={
             name: {"head": name, **_limited(options, f"heads: {name}", known, file)}
-            for name, options in _named(given["heads"], "head", "heads", file).items()
+            for name, options in heads.items()
         },
         sizes=_sizes(given, file),
         seeds=seeds,
-        extract=_kind(given.get("extract") or {}, dict, "extract", file),
+        extract=_extraction(given, heads, file),
         finetune={
             name: _limited(options, f"finetune: {name}", known, file)
             for name, options in _named(given.get("finetune") or {}, "depth", "finetune", file).items()
@@ -206,8 +211,13 @@ def _check_names(node: Any, file: Path, seen: set[int]) -> None:
         _check_names(value, file, seen)
 
 
-def _named(value: object, main: str, key: str, file: Path) -> dict[str, Keywords]:
-    """Read a mapping of names to options or to the value of the main option, or a list of names."""
+def _named(
+    value: object, main: str, key: str, file: Path, *, several: str | None = None
+) -> dict[str, Keywords]:
+    """Read a mapping of names to options or to the value of the main option, or a list of names.
+
+    A list in place of a value is the value of the option `several`, where there is such an option.
+    """
     if isinstance(value, list):
         value = {name: {} for name in _strings(value, key, file)}
     items = _kind(value, dict, key, file).items()
@@ -216,6 +226,8 @@ def _named(value: object, main: str, key: str, file: Path) -> dict[str, Keywords
         if isinstance(options, Mapping)
         else {}
         if options is None
+        else {several: options}
+        if several is not None and isinstance(options, list)
         else {main: _kind(options, str, f"{key}: {name}", file)}
         for name, options in items
     }
@@ -275,6 +287,16 @@ def _fused(name: str, models: Named, file: Path) -> Keywords:
     if fusion not in FUSIONS:
         raise InputError(f"study {file}: {where}: fusion is {fusion!r}; {choices(str(fusion), FUSIONS)}")
     return {"models": tuple(members), "fusion": fusion}
+
+
+def _extraction(given: Keywords, heads: Named, file: Path) -> Keywords:
+    """Read the options of extraction.
+
+    A study that says nothing of layers takes what the first `extract` and `train` of anybody take.
+    """
+    extract = _kind(given.get("extract") or {}, dict, "extract", file)
+    says_nothing = "layers" not in given and all(each.get("layers", LAST) == LAST for each in heads.values())
+    return {"layers": UPPER, **extract} if says_nothing else extract
 
 
 def _backbone(options: Keywords, name: str, folder: Path, file: Path) -> dict[str, str]:

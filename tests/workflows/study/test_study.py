@@ -12,8 +12,9 @@ import pytest
 import yaml
 from shapes import save_shapes
 
+from toptune.extract import extract
 from toptune.options import options_of
-from toptune.store import InputError
+from toptune.store import FeatureStore, InputError
 from toptune.train import make_head, train
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.study.cells import cells_of
@@ -117,6 +118,35 @@ def test_studies_share_runs_and_methods_keep_to_their_places(tmp_path: Path) -> 
 
 OTHER = "random:test_efficientnet"
 BOTH: dict[str, Any] = {"glyphs": MODEL, "other": OTHER}
+
+
+def test_a_list_of_models_is_late_fusion(tmp_path: Path) -> None:
+    short = read_study(write(tmp_path, models=BOTH | {"both": ["glyphs", "other"]}))
+    long = read_study(write(tmp_path, models=BOTH | {"both": {"models": ["glyphs", "other"]}}))
+    assert short.models == long.models
+    assert short.models["both"] == {"models": ("glyphs", "other"), "fusion": "late"}
+
+
+def test_a_study_that_names_no_layers_takes_the_defaults_of_extract_and_train(tmp_path: Path) -> None:
+    path = write(tmp_path, heads={"ncm": {}, "ridge": {"layers": "last"}}, seeds=1)
+    path.write_text(path.read_text().replace("layers:\n- last\n- all\n", ""))
+    study = read_study(path)
+    assert (study.layers, study.extract) == (("all",), {"layers": "upper"})
+    assert [(cell.method, cell.layers) for cell in cells_of(study)] == [("ncm", "all"), ("ridge", "last")]
+    assert run_study(path).trained == 2
+    rows = pq.read_table(tmp_path / "small" / "results.parquet").to_pylist()
+    runs = [json.loads((tmp_path / "small" / row["run"] / "run.json").read_text()) for row in rows]
+    names = [[array["name"] for array in run["arrays"]] for run in runs]
+    extract(tmp_path / "photos", model=MODEL, store=tmp_path / "other")
+    (cache,) = FeatureStore.open(tmp_path / "other").caches()
+    assert names == [[array.name for array in cache.arrays()], ["last.none"]]
+    # Where a head names layers, all blocks are there for it; options of extraction that are given win.
+    deep = write(tmp_path, heads={"ridge": {"layers": "auto"}})
+    deep.write_text(deep.read_text().replace("layers:\n- last\n- all\n", ""))
+    assert read_study(deep).extract == {}
+    own = write(tmp_path, extract={"layers": "2"})
+    own.write_text(own.read_text().replace("layers:\n- last\n- all\n", ""))
+    assert read_study(own).extract == {"layers": "2"}
 
 
 def test_several_backbones_share_trainings(tmp_path: Path) -> None:
@@ -247,6 +277,8 @@ def test_what_trainings_note_is_said_at_the_end(run_cli: Run, tmp_path: Path) ->
             {"models": {"a": MODEL, "both": {"models": ["a", "b"]}}},
             "models: both: models names 'b', which .*choose one of a$",
         ),
+        ({"models": {"a": MODEL, "both": ["a", "b"]}}, "models: both: models names 'b', which is no single"),
+        ({"heads": {"ridge": ["falkon"]}}, "heads: ridge is .*it must be a str"),
         (
             {"models": BOTH | {"both": {"models": ["glyphs"]}}},
             "models: both: models names 1 model; give at least 2",
