@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from toptune.commands.data.extraction import extract
 from toptune.commands.options.help import Command, Group
@@ -95,8 +96,6 @@ def jobs_slurm(
     is printed. Nothing is submitted without --submit.
     """
     from toptune.options import option_names, options_of
-    from toptune.train.rows.options import OF_DECISIONS, RowOptions
-    from toptune.train.runs.options import TrainOptions
     from toptune.workflows import SlurmOptions, check_sbatch, submit_slurm_jobs, write_slurm_jobs
 
     # Timing the extraction takes a while; a machine without sbatch is refused before that.
@@ -114,12 +113,29 @@ def jobs_slurm(
             # or an error would show only on the cluster, after the extraction.
             of_models = [word for name in names for word in ("--model", name)]
             fixed = ["--store", root, "--dataset", "x", *of_models, "--out", "x"]
-            asked = train.make_context("train", [*fixed, *words], parent=ctx).params
-            TrainOptions(fusion=asked["fusion"], layers=asked["layers"]).check_models(None, names)
-            _ = RowOptions(**{name: asked[name] for name in OF_DECISIONS}).decisions
+            _check_training(train.make_context("train", [*fixed, *words], parent=ctx), names)
         done = write_slurm_jobs(data, models=names, store=root, options=options, **own)
     done = submit_slurm_jobs(done) if submit else done
     show(as_json, done.to_dict(), str(done))
+
+
+def _check_training(asked: click.Context, models: Sequence[str]) -> None:
+    """Refuse options of a training that only the training job would refuse, after the extraction."""
+    from toptune.options import option_names, options_of
+    from toptune.train.heads.options import refuse_without_meaning
+    from toptune.train.layers.stored_layers import refuse_words_of_extract
+    from toptune.train.runs.options import TrainOptions
+    from toptune.train.runs.training import check_head_options
+
+    given = {name: asked.params[name] for name in option_names(TrainOptions)}
+    options = options_of(TrainOptions, given, call="train")
+    typed = [name for name in given if asked.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    refuse_without_meaning(options.head.head, typed)
+    check_head_options(options)
+    _ = options.rows.decisions  # This reads the files of decisions.
+    for model in options.check_models(None, models):
+        layers = options.for_model(model).layers
+        refuse_words_of_extract(layers.split(",") if isinstance(layers, str) else ())
 
 
 # The options of extract are taken over as they are, so that a new one is an option of jobs too.

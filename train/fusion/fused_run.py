@@ -97,6 +97,12 @@ class FusedRun:
         return dict(found) if isinstance(found, Mapping) else {}
 
     @property
+    def title(self) -> str:
+        """What the run is, in words."""
+        what = noun_of([member.model for member in self.fusion.members])
+        return f"late fusion of {counted(len(self.members), what)}"
+
+    @property
     def store(self) -> str:
         """Root folder of the store that the run was trained from."""
         return self.members[0].store
@@ -181,7 +187,7 @@ class FusedRun:
 
     def __str__(self) -> str:
         metrics, fusion, lines = self.metrics, self.fusion, []
-        lines.append(first_line(f"late fusion of {counted(len(self.members), 'model')}", metrics))
+        lines.append(first_line(self.title, metrics))
         lines.append(
             f"trained on {metrics['n_train']} images, {len(self.classes)} classes in "
             f"{metrics['seconds']['total']:.1f} s"
@@ -206,7 +212,7 @@ class FusedRun:
             for name, value in self.left_out.items()
             if name != "n_rows" and value is not None
         )
-        lines.append(f"together: {told}; temperature {fusion.temperature:.4g}")
+        lines.append(f"together: {told + '; ' if told else ''}temperature {fusion.temperature:.4g}")
         return "\n".join([*lines, *last_lines(self.folder, self.record, metrics, self.size_note)])
 
     @classmethod
@@ -270,6 +276,11 @@ class FusedRun:
                     f"{run.folder} answers {len(run.classes)} classes that are not the {len(classes)} of "
                     f"{self.folder}; {_ADVICE}"
                 )
+
+
+def noun_of(models: Sequence[str]) -> str:
+    """Return what the members of a run are called: heads where some are of the same model, else models."""
+    return "model" if len(set(models)) == len(models) else "head"
 
 
 def load_run(folder: str | os.PathLike[str], *, device: str | None = None) -> Run | FusedRun:

@@ -18,7 +18,7 @@ from toptune.store.files.json_values import json_ready
 from toptune.store.files.names import plain_model_name
 from toptune.store.files.provenance import provenance
 from toptune.text import counted
-from toptune.train.fusion.fused_run import MEMBERS, FusedRun
+from toptune.train.fusion.fused_run import MEMBERS, FusedRun, noun_of
 from toptune.train.fusion.pool import Pool
 from toptune.train.fusion.weights import LeftOutRows, Weighing, weigh, without_members
 from toptune.train.passes.training_rows import LeftOutScores
@@ -222,7 +222,7 @@ def write_fused(
             }
             for inner in run.fusion.members
         ]  # fmt: skip
-        what = f"late fusion of {counted(len(members), 'model')}"
+        what = run.title
         write_account(run, folder, manifest, of_run, what=what, table=table, folds=folds, forgotten=forgotten)
     n_bytes = sum(member.feature_bytes for member in members)
     return replace(run, members=tuple(whole), size_note=size_note(run.folder, n_bytes))
@@ -313,17 +313,23 @@ def _options(kept: Sequence[Member], dropped: Sequence[Member]) -> dict[str, Any
 def _notes(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weighing: Weighing) -> list[str]:
     """Say how the heads were weighed, and give the warnings of their fits."""
     notes = []
-    gain = f"{weighing.gain:.4f} (standard error {weighing.standard_error:.4f})"
+    what = noun_of([member.run.record.model for member in (*kept, *dropped)])
     if len(kept) > 1 and pool.is_equal:
+        change = "lower" if weighing.gain > 0 else "raise"
+        by = f"{abs(weighing.gain):.4f} (standard error {weighing.standard_error:.4f})"
         notes.append(
-            "all models weigh the same: weights that were chosen on other folds lower the left-out log loss "
-            f"by {gain}, which is no more than half a standard error"
+            f"all {what}s weigh the same: weights that were chosen on other folds {change} the left-out log "
+            f"loss by {by}" + (", which is no more than half a standard error" if weighing.gain > 0 else "")
         )
-    notes += [
-        f"model {member.name!r} weighs nothing beside the others and is no part of the run; predictions are "
-        "the same without it and need one backbone fewer"
-        for member in dropped
-    ]
+    needed = {source.cache.digest for member in kept for source in member.run.sources}
+    for member in dropped:
+        # Another head of the run may read the same backbone.
+        spared = {source.cache.digest for source in member.run.sources} - needed
+        fewer = f" and need {counted(len(spared), 'backbone')} fewer" if spared else ""
+        notes.append(
+            f"{what} {member.name!r} weighs nothing beside the others and is no part of the run; predictions "
+            f"are the same without it{fewer}"
+        )
     return notes + shared_notes(kept)
 
 

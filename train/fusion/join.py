@@ -10,7 +10,7 @@ from toptune.store.arrays.spec import ArraySpec
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.joined.joined_features import JoinedFeatures, joined_name
 from toptune.text import named
-from toptune.train.fusion.members import open_members, told_of
+from toptune.train.fusion.members import check_complete, open_members, told_of
 from toptune.train.layers.stored_layers import AUTO
 from toptune.train.runs.options import TrainOptions
 from toptune.train.runs.run import Run
@@ -59,16 +59,19 @@ def open_joined(
     InputError
         As `toptune.train.choose_arrays`; the message begins with the model.
     StoreError
-        As `open_members`.
+        As `open_members` and `check_complete`.
     """
     of_models = {model: options.for_model(model) for model in models}
     opened = open_members(store, dataset, of_models)
     features = JoinedFeatures.of(list(opened.values()))
     arrays: list[ArraySpec] = []
+    names: dict[str, list[str]] = {}
     for model, member in zip(models, features.members, strict=True):
         with told_of(model):
             chosen = stored_arrays(opened[model], of_models[model])
+        names[model] = [spec.name for spec in chosen]
         arrays += [replace(spec, name=joined_name(member, spec.name)) for spec in chosen]
+    check_complete(store, opened, names)
     return features, arrays
 
 

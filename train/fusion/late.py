@@ -11,10 +11,17 @@ import numpy as np
 from toptune.costs.phases import Phases
 from toptune.errors import InputError
 from toptune.store.features.feature_store import FeatureStore
-from toptune.train.fusion.members import check_together, failed_in_any, open_members, told_of
+from toptune.store.joined.joined_features import JoinedFeatures
+from toptune.train.fusion.members import (
+    check_complete,
+    check_together,
+    failed_in_any,
+    open_members,
+    told_of,
+)
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.rows.copies import digests_of
-from toptune.train.runs.options import LATE, TrainOptions
+from toptune.train.runs.options import TrainOptions
 from toptune.train.runs.record import seal_run
 from toptune.train.runs.training import (
     Fitted,
@@ -56,12 +63,12 @@ def train_late(
     for model in models:
         with told_of(model):
             arrays[model] = stored_arrays(features[model], of_models[model])
-    failed = failed_in_any(features, {model: [each.name for each in arrays[model]] for model in models})
-    # All models have the same images, so that the digests of one tell the copies.
-    first = features[models[0]]
+    names = {model: [each.name for each in arrays[model]] for model in models}
+    check_complete(opened, features, names)
     rows = choose_rows(
-        first.manifest, options.rows, cv=options.head.cv, failed=failed, digests=digests_of(first)
-    )
+        features[models[0]].manifest, options.rows, cv=options.head.cv,
+        failed=failed_in_any(features, names), digests=digests_of(JoinedFeatures.of([*features.values()])),
+    )  # fmt: skip
     rows.check_tested()
     check_together(
         options,
@@ -69,7 +76,9 @@ def train_late(
         n=len(rows.split.train),
         n_classes=len(rows.classes),
     )
-    limits = settled(options)
+    # One device fits all heads, so that the widest features say whether it is worth a GPU.
+    n_columns = max(sum(array.dim for array in arrays[model]) for model in models)
+    limits = settled(options, shape=(len(rows.split.train), n_columns))
     prepared = []
     for model in models:
         features[model].mark_used()
@@ -101,12 +110,6 @@ def _checked(options: TrainOptions, n_models: int) -> TrainOptions:
     """Refuse options that no late fusion can follow; share the time of head ``auto`` among the models."""
     check_head_options(options)
     head = options.head
-    if head.cv is None:
-        raise InputError(
-            f"cv is None with fusion {LATE!r}, which weighs heads by rows that they left out; give a number "
-            "of folds, or train on one model",
-            option="cv",
-        )
     if head.is_auto:
         options = replace(options, head=replace(head, budget=share_of_budget(head.budget, n_models)))
     return options

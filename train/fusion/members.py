@@ -4,10 +4,11 @@ import contextlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
-from toptune.errors import ConflictError, InputError, StoreNotFoundError
+from toptune.errors import ConflictError, IncompleteError, InputError, StoreNotFoundError
 from toptune.machine.memory import check_memory, left_bytes
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import ModelFeatures, StoredFeatures
+from toptune.text import named
 from toptune.train.heads.kind import NativeForm
 from toptune.train.heads.kinds import KINDS
 from toptune.train.layers.stored_layers import AUTO
@@ -70,6 +71,41 @@ def open_members(
                 "are damaged"
             )
     return opened
+
+
+def check_complete(
+    store: FeatureStore, features: Mapping[str, ModelFeatures], arrays: Mapping[str, Sequence[str]]
+) -> None:
+    """Refuse models that were not extracted over all images, before any feature is read.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    features : mapping of str to FeatureCache or FeatureView
+        By model, as `open_members` gives them.
+    arrays : mapping of str to sequence of str
+        The arrays that are needed, by model.
+
+    Raises
+    ------
+    IncompleteError
+        With the command that extracts what is missing.
+    """
+    lacking = [model for model in features if not features[model].is_complete(list(arrays[model]))]
+    if not lacking:
+        return
+    first = features[lacking[0]]
+    whole = [model for model in features if model not in lacking]
+    # Without layers and precision, an extraction goes on as it was begun.
+    words = ["--store", str(store.root), "--dataset", first.dataset]
+    words += [word for model in lacking for word in ("--model", model)]
+    raise IncompleteError(
+        f"the features of {named(lacking)} over {first.dataset!r}, version {first.dataset_version}, lack "
+        f"some of the {first.n_rows} images"
+        + (f" that {named(whole)} {'has' if len(whole) == 1 else 'have'}" if whole else "")
+        + "; extract them with DATA in the place of the images: "
+        f"toptune extract DATA {shlex.join(words)}"
+    )
 
 
 def failed_in_any(

@@ -176,7 +176,8 @@ def _record(old: FusedRun, members: Sequence[Member]) -> RunRecord:
         report=None,
         fusion=replace(old.fusion, members=tuple(unmeasured)),
         warnings=(
-            "the weights of the models are those of the run before the update",
+            "the weights and the temperature of all heads together are those of the run before the update; "
+            "how well they do on left-out rows is not known, because an update reads changed images alone",
             *shared_notes(members),
         ),
         created=provenance(),

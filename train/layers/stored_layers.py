@@ -10,6 +10,10 @@ from toptune.store.arrays.spec import ArraySpec
 
 LAST = "last"
 ALL = "all"
+# Words of `extract --layers` that say what to store; here a stored array, a tap or a glob is named.
+_WORD_OF_EXTRACT = re.compile(r"upper|[+-]?\d+")
+# This pooling keeps all places, so that one array may have more columns than all others together.
+_WHOLE = "flatten"
 # A value of `layers` that stands for the layers that a search on the training rows chooses.
 AUTO = "auto"
 # First words of the names of modules before and after a backbone's blocks.
@@ -76,6 +80,7 @@ def _matching(stored: Sequence[ArraySpec], word: str, pooling: str | None) -> li
         if word == ALL or fnmatchcase(tap_of(spec), word):
             by_tap.setdefault(tap_of(spec), []).append(spec)
     if not by_tap:
+        refuse_words_of_extract([word])
         names = list(dict.fromkeys([*map(tap_of, stored), *(spec.name for spec in stored)]))
         raise InputError(
             f"layer {word!r} is not in the store; {choices(word, names)}, a glob, or all; toptune extract "
@@ -96,6 +101,22 @@ def _matching(stored: Sequence[ArraySpec], word: str, pooling: str | None) -> li
             )
         chosen += fitting
     return chosen
+
+
+def refuse_words_of_extract(words: Sequence[str]) -> None:
+    """Refuse ``upper`` and numbers of blocks, which say what to extract and not what to train on.
+
+    Raises
+    ------
+    InputError
+        For the first such word.
+    """
+    if strange := next((word for word in words if _WORD_OF_EXTRACT.fullmatch(word.strip())), None):
+        raise InputError(
+            f"layers has {strange!r}, a word of toptune extract, which says what to store; to train on all "
+            "that is stored leave --layers out, or name arrays or globs of toptune store show",
+            option="layers",
+        )
 
 
 def usual_layer(stored: Sequence[ArraySpec]) -> str:
@@ -119,6 +140,8 @@ def tell_choice(chosen: Sequence[ArraySpec], stored: Sequence[ArraySpec], *, is_
     >>> arrays = [ArraySpec(name=f"blocks.{i}.mean", **sizes) for i in range(4)]
     >>> tell_choice(arrays[3:], arrays, is_default=False)
     '1 of 4 stored arrays, 8 of 32 columns; --layers all takes all of them'
+    >>> tell_choice(arrays, arrays, is_default=True)
+    'all 4 stored arrays, 32 columns; --layers auto searches for the best of them, which takes longer'
     """
     used, there = (sum(spec.dim for spec in specs) for specs in (chosen, stored))
     if is_default and len(chosen) < len(stored):
@@ -136,8 +159,16 @@ def tell_choice(chosen: Sequence[ArraySpec], stored: Sequence[ArraySpec], *, is_
             f"{LAST}, {used} columns, and no other is stored; toptune extract with --layers upper "
             "stores others, which mostly make a classifier more accurate"
         )
-    search = "; --layers auto searches for the best of them, which takes longer" if len(stored) > 1 else ""
-    return f"all {len(stored)} stored arrays, {used} columns{search}"
+    if len(stored) == 1:
+        return f"{stored[0].name}, {used} columns, and no other is stored"
+    large = [spec for spec in chosen if _pooling(spec) == _WHOLE]
+    taken = sum(spec.dim for spec in large)
+    most = f", {taken} of them in {', '.join(spec.name for spec in large)}" if 2 * taken > used else ""
+    fewer = "; --layers with the names of others takes fewer" if most else ""
+    return (
+        f"all {len(stored)} stored arrays, {used} columns{most}{fewer}; --layers auto searches for the best "
+        "of them, which takes longer"
+    )
 
 
 def by_depth(stored: Sequence[ArraySpec]) -> list[ArraySpec]:

@@ -22,8 +22,8 @@ from toptune.store.files.json_values import json_ready
 from toptune.store.files.provenance import provenance
 from toptune.store.joined.joined_features import JoinedFeatures, joined_name, split_name
 from toptune.text import printed_table
-from toptune.train.fusion.members import open_members, told_of
-from toptune.train.heads.kinds import check_head
+from toptune.train.fusion.members import check_complete, open_members, told_of
+from toptune.train.heads.kinds import check_head, why_small
 from toptune.train.layers.choices import LAYER_SEARCH, LayerChoice, LayerSearch
 from toptune.train.layers.stored_layers import AUTO, by_depth, choose_arrays
 from toptune.train.reports.layer_plot import save_layer_image
@@ -160,8 +160,11 @@ def report_layers(
     features.mark_used()
     failed = features.failed_rows([array.name for array in arrays])
     rows = choose_rows(features.manifest, options.rows, cv=options.cv, failed=failed)
-    # torch and scikit-learn are imported now that names and columns have been checked.
-    options = replace(options, device=settle_head_device(options.device))
+    # torch and scikit-learn are imported now that names and columns have been checked. The fit on all layers
+    # is the largest one.
+    n_columns = sum(array.dim for array in arrays)
+    small = why_small(options.head, options.params, n_rows=len(rows.split.train), n_columns=n_columns)
+    options = replace(options, device=settle_head_device(options.device, small_because=small))
     from toptune.train.layers.search import search_layers
 
     _new_head(options)  # This refuses values that the head does not take before any work is done.
@@ -211,6 +214,7 @@ def _open(
         wanted = "all" if layers in (None, AUTO) else layers
         with told_of(model) if len(models) > 1 else nullcontext():
             chosen[model] = choose_arrays(by_depth(features.arrays()), wanted, options.pooling)
+    check_complete(store, opened, {model: [each.name for each in arrays] for model, arrays in chosen.items()})
     if len(models) == 1:
         return opened[models[0]], chosen[models[0]]
     joined = JoinedFeatures.of([*opened.values()])

@@ -9,7 +9,7 @@ from toptune.errors import InputError
 from toptune.machine.devices import AUTO, check_device_name
 from toptune.options import check_count, choices, flat_options
 from toptune.train.heads.kinds import default_preprocessing
-from toptune.train.heads.options import AUTO_HEAD
+from toptune.train.heads.options import AUTO_HEAD, HeadOptions
 from toptune.train.layers.options import SHORT_LIST_HEADS, SearchOptions
 from toptune.train.rows.options import MOST_SEEDS, RowArguments, RowOptions
 from toptune.train.runs.options import LATE, Layers, TrainOptions
@@ -245,6 +245,7 @@ class CompareOptions:
                 relabel_with=self.relabel_with,
                 keep_together=self.keep_together,
             ),
+            head=HeadOptions(cv=self.cv),
             dataset_version=self.dataset_version,
             fusion=self.fusion,
             layers=self.layers,

@@ -119,8 +119,8 @@ class TrainOptions:
         Raises
         ------
         InputError
-            If both or none are given, a model twice, a fusion of one model, or layers of a model that is not
-            among them.
+            If both or none are given, a model twice, a fusion of one model, late fusion without folds, or
+            layers of a model that is not among them.
         """
         if (model is None) == (models is None):
             given = "both model and models" if model is not None else "neither model nor models"
@@ -140,6 +140,12 @@ class TrainOptions:
                 f"fusion is {self.fusion!r} with the one model {names[0]!r}; name at least 2 models, or "
                 "leave fusion out",
                 option="fusion",
+            )
+        if self.head.cv is None and len(names) > 1 and self.fusion != JOIN:
+            raise InputError(
+                f"cv is None with fusion {LATE!r}, which weighs heads by rows that they left out; give a "
+                f"number of folds, --fusion {JOIN}, or one model",
+                option="cv",
             )
         of_models = self.layers if isinstance(self.layers, Mapping) else {}
         for name in of_models:

@@ -16,7 +16,6 @@ from toptune.options import choices
 from toptune.store.datasets.outside_text import outside_text, read_outside_text
 from toptune.store.files.names import is_path
 from toptune.train.layers.stored_layers import LAST
-from toptune.train.rows.options import MOST_SEEDS
 from toptune.train.rows.options import MOST_SEEDS, OF_DECISIONS
 from toptune.train.runs.options import FUSIONS, LATE
 

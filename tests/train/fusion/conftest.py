@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from toptune.store import FeatureStore, Manifest, Recipe
+from toptune.store import CONTENT_ARRAY, FeatureStore, Manifest, Recipe
 
 N_ROWS = 120
 Values = npt.NDArray[np.float32]
@@ -30,6 +31,8 @@ def two_models(tmp_path: Path) -> Callable[..., FeatureStore]:
         root: Path | None = None,
         failed: Mapping[str, dict[int, str]] | None = None,
         spoiled: Mapping[str, Sequence[int]] | None = None,
+        missing: Mapping[str, Sequence[int]] | None = None,
+        digests: Mapping[str, npt.NDArray[np.uint8]] | None = None,
         n_rows: int = N_ROWS,
     ) -> FeatureStore:
         store = FeatureStore.create(root or tmp_path / "store")
@@ -52,10 +55,13 @@ def two_models(tmp_path: Path) -> Callable[..., FeatureStore]:
             )  # fmt: skip
             values = np.array((features or {}).get(model, _usual(model)))
             values[list((spoiled or {}).get(model, []))] = np.nan
-            parts = {"block.mean": values[:, :2], "last.mean": values[:, 2:]}
-            for name, part in parts.items():
-                cache.ensure_array(name, dim=part.shape[1], dtype="float32")
-            for unit in range(cache.n_units):
+            parts: dict[str, npt.NDArray[Any]] = {"block.mean": values[:, :2], "last.mean": values[:, 2:]}
+            for name in [*parts]:
+                cache.ensure_array(name, dim=parts[name].shape[1], dtype="float32")
+            if model in (digests or {}):
+                parts[CONTENT_ARRAY] = (digests or {})[model]
+                cache.ensure_array(CONTENT_ARRAY, dim=32, dtype="uint8")
+            for unit in sorted(set(range(cache.n_units)) - set((missing or {}).get(model, ()))):
                 rows = cache.unit_slice(unit)
                 mine = {
                     row: why

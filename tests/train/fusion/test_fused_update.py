@@ -70,7 +70,9 @@ def test_an_update_equals_those_of_its_members(head: str, two_models: Store, tmp
     record = updated.record.update
     assert record is not None
     assert (record.n_new, record.n_forgotten, record.run) == (30, 2, str(run.folder))
-    assert "the weights of the models are those of the run before the update" in str(updated)
+    told = str(updated)
+    assert "of all heads together are those of the run before the update; how well they do on left" in told
+    assert f"\ntogether: temperature {run.fusion.temperature:.4g}\n" in told
     # A forgotten image does not come back.
     with pytest.raises(InputError, match="nothing to update"):
         update_run(updated, out=tmp_path / "again")

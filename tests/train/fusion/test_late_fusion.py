@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
+from fake_cuda import Counts
 
-from toptune.store import FeatureCache, FeatureStore, InputError, StoreNotFoundError
-from toptune.train import FusedRun, Run, evaluate_run, load_run, train
+from toptune.store import FeatureCache, FeatureStore, IncompleteError, InputError, StoreNotFoundError
+from toptune.train import FusedRun, Run, evaluate_run, load_run, report_layers, train
 
 Build = Callable[..., FeatureCache]
 Store = Callable[..., FeatureStore]
@@ -135,10 +136,49 @@ def test_missing_features_are_told_with_the_command(two_models: Store, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("fusion", ["late", "join"])
+def test_models_that_lack_images_are_told_with_the_command(
+    fusion: str, two_models: Store, tmp_path: Path
+) -> None:
+    store = two_models(missing={"large": [1, 2]})
+    with pytest.raises(IncompleteError) as raised:
+        train(store, models=["small", "large"], fusion=fusion, out=tmp_path / "run", **OPTIONS)
+    assert str(raised.value) == (
+        "the features of 'large' over 'pets', version 1, lack some of the 120 images that 'small' has; "
+        "extract them with DATA in the place of the images: toptune extract DATA --store "
+        f"{store.root} --dataset pets --model large"
+    )
+    with pytest.raises(IncompleteError, match=r"toptune extract DATA .* --model large"):
+        report_layers(store, dataset="pets", models=["small", "large"], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("fusion", ["late", "join"])
+def test_copies_across_the_split_are_told_whichever_model_knows_them(
+    fusion: str, two_models: Store, tmp_path: Path
+) -> None:
+    plain = train(two_models(), models=["small", "large"], fusion=fusion, out=tmp_path / "plain", **OPTIONS)
+    # All images have bytes of their own, but for a test image that is a copy of a training image.
+    digests = np.random.default_rng(0).integers(256, size=(120, 32), dtype=np.uint8)
+    digests[plain.test_rows[0]] = digests[plain.train_rows[0]]
+    store = two_models(root=tmp_path / "copied", digests={"large": digests})
+    run = train(store, models=["small", "large"], fusion=fusion, out=tmp_path / "run", **OPTIONS)
+    told = [note for note in run.record.warnings if note.startswith("leak: 1 test image of 24 has the same")]
+    assert len(told) == 1
+    assert not any(note.startswith("leak") for note in plain.record.warnings)
+
+
+def test_small_heads_stay_off_a_gpu(two_models: Store, tmp_path: Path, cuda: Counts) -> None:
+    run = train(two_models(), models=["small", "large"], device="auto", out=tmp_path / "run", **OPTIONS)
+    assert not cuda.operations
+    assert run.record.options["device"] == "cpu"
+
+
 @pytest.mark.parametrize(
     ("models", "options", "message"),
     [
         (["small", "large"], {"cv": None, "penalty": 1.0}, "cv is None with fusion 'late'"),
+        (["small", "large"], {"layers": "upper"}, "model 'small': layers has 'upper', a word of toptune ext"),
         (
             ["small", "large"],
             {"layers": {"large": "lats"}},
