@@ -24,7 +24,10 @@ from toptune.train import (
     ShrinkageDiscriminantClassifier,
     StreamingLogisticClassifier,
     StreamingRidgeClassifier,
+    compare_heads,
+    report_layers,
     train,
+    update_run,
 )
 from toptune.train.heads.kinds import why_small
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
@@ -271,6 +274,24 @@ def test_auto_leaves_a_small_fit_on_the_cpu_and_says_so(
     run = train(tmp_path / "store", out=tmp_path / "asked", device="cuda", **options)
     assert cuda.operations
     assert run.config["options"]["device"] == "cuda"
+
+
+def test_small_fits_of_every_kind_stay_on_the_cpu(build: Build, tmp_path: Path, cuda: Counts) -> None:
+    cache = build()
+    options: dict[str, Any] = {"dataset": "pets", "model": "tiny.demo", "cv": 2}
+    store = tmp_path / "store"
+    tried = train(store, out=tmp_path / "tried", head="auto", budget=0.01, **options)
+    assert tried.record.options["device"] == "cpu"
+    compared = compare_heads(store, heads=["ncm", "forest"], seeds=1, out=tmp_path / "compared", **options)
+    assert compared.config["options"]["device"] == "cpu"
+    report = report_layers(store, out=tmp_path / "layers", short_list=1, **options)
+    assert report.config["options"]["device"] == "cpu"
+    run = train(store, out=tmp_path / "run", head="ridge", **options)
+    gone = cache.manifest.ids[run.train_rows[0]]
+    update_run(run, out=tmp_path / "updated", forget=[gone])
+    assert not cuda.operations
+    update_run(run, out=tmp_path / "asked", forget=[gone], device="cuda")
+    assert cuda.operations
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 SMALL_WORK = 1e9
 # Centers of the kernel heads where no number is given.
 USUAL_CENTERS = 1000
+# Of the heads that head `auto` tries, this one has the most work for a GPU.
+LARGEST_TRIAL = "falkon"
 
 _ESTIMATORS = "toptune.train.estimators"
 _MODULES = "toptune.workflows.deploy.head_modules"

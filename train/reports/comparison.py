@@ -9,7 +9,6 @@ from typing import Any, Unpack
 
 from toptune.costs.meter import CostMeter
 from toptune.errors import InputError, StoreError
-from toptune.machine.devices import settle_head_device
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import ModelFeatures, StoredFeatures
@@ -112,11 +111,10 @@ def compare_heads(
         check_writable(folder, option="out")
     else:
         check_out(folder)
-    # A head that computes on the CPU alone settles its device itself; its run records which.
-    device = settle_head_device(options.device)
     planned = _plan(names, options)
     rows: list[RunRow] = []
     warnings: list[tuple[str, list[str]]] = []
+    devices: dict[str, None] = {}
     for done, run in enumerate(planned):
         if progress is not None:
             progress(done, len(planned))
@@ -138,6 +136,8 @@ def compare_heads(
         arrays = _arrays(path, record)
         rows.append(RunRow.of(record, metrics, arrays=arrays, split=split, folder=f"{RUNS}/{run.name}"))
         warnings.append((run.head, list(record.warnings)))
+        # Each training settles what `auto` means by its head and its size, and its run records the device.
+        devices[str(record.options.get("device"))] = None
     if progress is not None:
         progress(len(planned), len(planned))
     request = {
@@ -150,7 +150,7 @@ def compare_heads(
     comparison = compare_rows(
         rows,
         folder=folder,
-        config=json_ready(request | {"options": options.to_dict() | {"device": device}}),
+        config=json_ready(request | {"options": options.to_dict() | {"device": " + ".join(devices)}}),
         notes=gather_notes(warnings),
         costs=meter.to_dict(),
     )

@@ -23,7 +23,7 @@ from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.store.joined.joined_features import split_name
 from toptune.store.joined.member_costs import member_costs
-from toptune.train.heads.kinds import check_head, why_on_cpu, why_small
+from toptune.train.heads.kinds import LARGEST_TRIAL, check_head, why_on_cpu, why_small
 from toptune.train.layers.choices import LAYER_SEARCH, LayerSearch
 from toptune.train.layers.options import SHORT_LIST_HEADS
 from toptune.train.layers.stored_layers import ALL, AUTO, by_depth, choose_arrays, tell_choice
@@ -365,13 +365,11 @@ def check_head_options(options: TrainOptions) -> None:
 def settled(options: TrainOptions, *, shape: tuple[int, int] | None = None) -> RunLimits:
     """Return the limits with the device that ``auto`` stands for, which the run records.
 
-    Of the `shape` (n, d) of the training rows ``auto`` learns whether the fit is worth a GPU; a search over
-    heads always is.
+    Of the `shape` (n, d) of the training rows ``auto`` learns whether the fit is worth a GPU. Head ``auto``
+    goes by the kernel head, the largest of the fits that it tries on a GPU.
     """
     head = options.head
-    if head.is_auto:
-        return options.limits.settled()
-    name, params = head.head, head.head_params
+    name, params = (LARGEST_TRIAL, {}) if head.is_auto else (head.head, head.head_params)
     return options.limits.settled(
         cpu_because=why_on_cpu(name, params),
         small_because=shape and why_small(name, params, n_rows=shape[0], n_columns=shape[1]),

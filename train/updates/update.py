@@ -20,6 +20,7 @@ from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.store.files.provenance import provenance
 from toptune.store.joined.joined_features import members_of
+from toptune.train.heads.kinds import why_small
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.chosen_rows import note_untested, rows_digest
 from toptune.train.rows.folds import Folds
@@ -210,7 +211,6 @@ def change_run(
         )
     before.mark_used()
     after.mark_used()
-    device = settle_head_device(options.device)
     with phases("update"):
         folds = find_fold_change(
             old,
@@ -219,6 +219,13 @@ def change_run(
             difference,
             n_folds=len(ready.saved.sums.validated().gram),
         )
+        small = why_small(
+            old.head.name,
+            old.head.params,
+            n_rows=len(folds.added) + len(folds.removed),
+            n_columns=sum(array.dim for array in old.arrays),
+        )
+        device = settle_head_device(options.device, small_because=small)
         updated = _changed_head(
             old, ready.head, ready.saved, difference, folds, before=before, after=after, device=device
         )
