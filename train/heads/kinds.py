@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SMALL_WORK = 1e9
 # Centers of the kernel heads where no number is given.
 USUAL_CENTERS = 1000
-# Of the heads that head `auto` tries, this one has the most work for a GPU.
+# Head `auto` tries several heads, of which the kernel head has the most work for a GPU.
 LARGEST_TRIAL = "falkon"
 
 _ESTIMATORS = "toptune.train.estimators"

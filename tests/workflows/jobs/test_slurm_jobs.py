@@ -197,7 +197,7 @@ def test_scripts_are_bash_that_says_what_was_asked(run_cli: Run, awkward: Path) 
         (("--train", "--head ridge --sigma 1"), "sigma has no meaning for head 'ridge'"),
         (("--train", "--head ridge --centers 1000"), "n_centers has no meaning for head 'ridge'"),
         (("--train", "--head knn --params '{\"k\": 3}'"), "head 'knn' has no parameter 'k'"),
-        (("--train", "--preprocess standardize"), "standardise"),
+        (("--train", "--preprocess standartise"), "did you mean 'standardise'"),
         (("--images-per-second", "0"), "images_per_second"),
         (("--device", "cpu", "--gpus", "1"), "leaves them idle"),
     ],
