@@ -7,7 +7,7 @@ ASSETS ?= ../shared/assets
 # The environment is made anew only when what it is made of has changed.
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check format drawing soak bench bench-store bench-solvers gpu study pretrain clean
+.PHONY: help demo test check format drawing docs soak bench bench-store bench-solvers gpu study pretrain clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -37,6 +37,10 @@ format: $(READY) ## put the source into its format
 
 drawing: $(READY) ## draw the rooms into ARCHITECTURE.md from the code
 	$(BIN)/python tests/house_drawing.py
+
+docs: $(READY) ## build the site into build/site; any warning is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
 
 ROUNDS ?= 200
 soak: $(READY) ## kill writers of the store, round after round; ROUNDS=200
