@@ -33,6 +33,29 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Predicted:
+    """What a head says of rows that it has not seen.
+
+    Attributes
+    ----------
+    classes : sequence of str
+    codes : ndarray of int64, shape (n,)
+        Position of the class of each row; -1 where nothing is known.
+    probabilities : ndarray of float32, shape (n,)
+        Probability of the class.
+    """
+
+    classes: Sequence[str]
+    codes: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32]
+
+    def of(self, row: int) -> tuple[str | None, float | None]:
+        """Return the class of a row and its probability, or None for both."""
+        code = int(self.codes[row])
+        return (None, None) if code < 0 else (self.classes[code], float(self.probabilities[row]))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Nearby:
     """Neighbors of some of the rows.
 
@@ -55,7 +78,7 @@ def write_atlas(
     album: Album,
     *,
     nearby: Nearby,
-    predicted: Mapping[int, tuple[str, float]],
+    predicted: Predicted,
     findings: Mapping[str, Sequence[str]],
 ) -> None:
     """Write a Parquet file with a row for each image, some rows at a time.
@@ -71,8 +94,7 @@ def write_atlas(
         The file, which must not exist.
     album : Album
     nearby : Nearby
-    predicted : mapping of int to (label, probability)
-        By row.
+    predicted : Predicted
     findings : mapping of str to sequence of str
         Kinds of findings by id.
     """
@@ -86,7 +108,7 @@ def write_atlas(
         for start in range(0, n, _GROUP_ROWS):
             rows = range(start, min(start + _GROUP_ROWS, n))
             shown = [None if jpegs is None else next(jpegs)[0] for _ in rows]
-            told = [predicted.get(row, (None, None)) for row in rows]
+            told = [predicted.of(row) for row in rows]
             ids = [album.ids[row] for row in rows]
             columns = {
                 "id": map(escaped, ids),

@@ -91,7 +91,9 @@ def write_findings_page(
             "of each kind; findings.csv has all of them"
         )
     at, points = _points(album, seed)
-    row_of = {identity: row for row, identity in enumerate(album.ids)}
+    wanted = {each for card in shown for each in (*card.ids, *card.beside)}
+    # A data set may have millions of images, and a page names a few thousand.
+    row_of = {identity: row for row, identity in enumerate(album.ids) if identity in wanted}
     named = [row_of[each] for card in shown for each in (*card.ids, *card.beside) if each in row_of]
     rows = [*dict.fromkeys([*named, *at.tolist()])]
     place_of = {row: place for place, row in enumerate(rows)}

@@ -31,7 +31,7 @@ from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Prepro
 from toptune.train.rows.groups import components, group_keys
 from toptune.train.rows.splits import split_manifest
 from toptune.train.runs.writing import check_out, new_run_folder
-from toptune.workflows.gallery.atlas import Nearby, write_atlas
+from toptune.workflows.gallery.atlas import Nearby, Predicted, write_atlas
 from toptune.workflows.gallery.coordinates import Coordinates, map_rows
 from toptune.workflows.gallery.findings_page import Album, write_findings_page
 from toptune.workflows.gallery.thumbnails import Thumbnails
@@ -203,7 +203,7 @@ class _Look:
     thresholds: dict[str, float] = field(default_factory=dict)
     plan: str = ""
     preprocessing: Preprocessing = field(init=False)
-    predicted: dict[int, tuple[str, float]] = field(default_factory=dict)
+    predicted: Predicted = field(init=False)
 
     def __post_init__(self) -> None:
         manifest, options = self.features.manifest, self.options
@@ -212,6 +212,10 @@ class _Look:
             groups = [*group_keys(manifest, options.group_by)]
         self.described = Described(
             ids=manifest.ids, labels=manifest.labels, splits=self._splits(), groups=groups
+        )
+        n = manifest.n_rows
+        self.predicted = Predicted(
+            classes=(), codes=np.full(n, -1), probabilities=np.zeros(n, dtype=np.float32)
         )
         self.failed = dict(self.features.failed_rows(self.arrays))
         self.used: Rows = np.setdiff1d(np.arange(manifest.n_rows), sorted(self.failed))
@@ -504,13 +508,11 @@ class _Look:
             head.left_out_probabilities(blocks, given, groups=keys),
             head.classes_.astype(str),
         )
-        self.predicted = {
-            row: (str(classes[best]), float(most))
-            for row, best, most in zip(
-                rows.tolist(), probabilities.argmax(axis=1), probabilities.max(axis=1), strict=True
-            )
-            if np.isfinite(most)
-        }
+        most = probabilities.max(axis=1)
+        known = np.isfinite(most)
+        self.predicted.codes[rows[known]] = probabilities[known].argmax(axis=1)
+        self.predicted.probabilities[rows] = most
+        self.predicted = replace(self.predicted, classes=classes.tolist())
         return probabilities, classes
 
     def _together(self, copies: Pairs) -> npt.NDArray[np.int64]:

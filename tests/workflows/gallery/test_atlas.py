@@ -13,7 +13,7 @@ import pytest
 from shapes import save_shapes
 
 from toptune.workflows.gallery import atlas
-from toptune.workflows.gallery.atlas import Nearby, opening_command, write_atlas
+from toptune.workflows.gallery.atlas import Nearby, Predicted, opening_command, write_atlas
 from toptune.workflows.gallery.coordinates import Coordinates
 from toptune.workflows.gallery.findings_page import Album
 from toptune.workflows.gallery.thumbnails import Thumbnails
@@ -41,7 +41,11 @@ def written(folder: Path) -> Path:
         folder / "atlas.parquet",
         album,
         nearby=nearby,
-        predicted={0: ("b", 0.75), 3: ("a", 0.5)},
+        predicted=Predicted(
+            classes=("a", "b"),
+            codes=np.array([1, -1, -1, 0, -1, -1]),
+            probabilities=np.array([0.75, 0, 0, 0.5, 0, 0], dtype=np.float32),
+        ),
         findings={ids[0]: ["label", "outlier", "label"]},
     )
     return folder / "atlas.parquet"
