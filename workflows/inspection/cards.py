@@ -42,6 +42,7 @@ def _of_finding(found: Finding) -> Card:
         says = f"rather {found.suggestion}, {1 - found.score:.3f} for its own label"
     elif found.kind == OUTLIER:
         says = f"far from all images: distance {found.score:.3f}"
+        says += "" if found.novelty is None else f", novelty {found.novelty:.3f}"
     elif found.suggestion == EXCLUDE:
         says = "cannot be used"
     else:
