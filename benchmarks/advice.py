@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from toptune.store.arrays.stored_layers import LAST
 from toptune.text import printed_table
-from toptune.train.layers.stored_layers import LAST
 from toptune.workflows.advice.evidence import DEFAULT_MARGIN, Evidence
 from toptune.workflows.advice.frozen_trials import FrozenTrial, best_of, evidence_of
 from toptune.workflows.advice.rules import FEW_IMAGES, FROZEN, TUNE, Advice, advise_on

@@ -30,9 +30,9 @@ from solver_fits import (
 )
 
 from toptune.store import FeatureStore
+from toptune.store.arrays.stored_layers import choose_arrays
 from toptune.train import FalkonClassifier
 from toptune.train.kernels.kernels import median_distance
-from toptune.train.layers.stored_layers import choose_arrays
 
 FOLDS = 5
 WIDTHS = (0.5, 1.0, 2.0)

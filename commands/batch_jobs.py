@@ -122,8 +122,8 @@ def jobs_slurm(
 def _check_training(asked: click.Context, models: Sequence[str]) -> None:
     """Refuse options of a training that only the training job would refuse, after the extraction."""
     from toptune.options import option_names, options_of
+    from toptune.store.arrays.stored_layers import refuse_words_of_extract
     from toptune.train.heads.options import refuse_without_meaning
-    from toptune.train.layers.stored_layers import refuse_words_of_extract
     from toptune.train.runs.options import TrainOptions
     from toptune.train.runs.training import check_head_options
 

@@ -1,5 +1,7 @@
 """Public names: type checkers read them here, and `lazy_loader` loads each one at its first use."""
 
+import toptune.store.arrays.stored_layers as _stored_layers
+
 from .estimators.discriminant import ShrinkageDiscriminantClassifier as ShrinkageDiscriminantClassifier
 from .estimators.falkon import FalkonClassifier as FalkonClassifier
 from .estimators.falkon_logistic import FalkonLogisticClassifier as FalkonLogisticClassifier
@@ -28,7 +30,6 @@ from .layers.choices import (
     LayerSearch as LayerSearch,
 )
 from .layers.search import search_layers as search_layers
-from .layers.stored_layers import choose_arrays as choose_arrays
 from .preprocessing.fitting import fit_preprocessing as fit_preprocessing
 from .preprocessing.layer_scaler import LayerScaler as LayerScaler
 from .preprocessing.preprocessing import (
@@ -51,3 +52,5 @@ from .runs.metrics import compute_metrics as compute_metrics
 from .runs.record import RunRecord as RunRecord
 from .runs.run import Run as Run
 from .runs.sources import RunArray as RunArray
+
+choose_arrays = _stored_layers.choose_arrays

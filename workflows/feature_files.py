@@ -15,6 +15,7 @@ from toptune.extract.images.remarks import Remarks, say_remarks
 from toptune.extract.images.source import split_names
 from toptune.extract.sources.tables.manifest_columns import LABEL_NAMES, first_named
 from toptune.options import choices, options_of
+from toptune.store.arrays.stored_layers import choose_arrays
 from toptune.store.datasets.outside_text import outside_column, sole_ids
 from toptune.store.exchange.exporting import export_features
 from toptune.store.exchange.importing import import_features
@@ -25,7 +26,6 @@ from toptune.store.exchange.unpacked import check_unpacked
 from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.names import check_name, plain_model_name
-from toptune.train.layers.stored_layers import choose_arrays
 
 TENSOR_SUFFIXES = (".pt", ".pth")
 

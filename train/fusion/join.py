@@ -7,11 +7,11 @@ from dataclasses import replace
 from toptune.costs.phases import Phases
 from toptune.errors import InputError
 from toptune.store.arrays.spec import ArraySpec
+from toptune.store.arrays.stored_layers import AUTO
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.joined.joined_features import JoinedFeatures, joined_name
 from toptune.text import named
 from toptune.train.fusion.members import check_complete, open_members, told_of
-from toptune.train.layers.stored_layers import AUTO
 from toptune.train.runs.options import TrainOptions
 from toptune.train.runs.run import Run
 from toptune.train.runs.training import check_head_options, stored_arrays, train_on

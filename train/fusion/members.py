@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from toptune.errors import ConflictError, IncompleteError, InputError, StoreNotFoundError
 from toptune.machine.memory import check_memory, left_bytes
+from toptune.store.arrays.stored_layers import AUTO
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import ModelFeatures, StoredFeatures
 from toptune.text import named
 from toptune.train.heads.kind import NativeForm
 from toptune.train.heads.kinds import KINDS
-from toptune.train.layers.stored_layers import AUTO
 from toptune.train.runs.options import TrainOptions
 
 

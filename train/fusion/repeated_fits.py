@@ -10,13 +10,13 @@ from typing import Any
 from toptune.costs.phases import Phases
 from toptune.errors import InputError
 from toptune.machine.limits import RunLimits
+from toptune.store.arrays.stored_layers import AUTO, choose_arrays
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.joined.member_costs import member_costs
 from toptune.train.fusion.fused_run import FusedRun
 from toptune.train.fusion.fusing import Member, Training, fused_run, score_together_with, write_fused
 from toptune.train.heads.kinds import kind_of
-from toptune.train.layers.stored_layers import AUTO, choose_arrays
 from toptune.train.passes.training_rows import LeftOutScores
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks

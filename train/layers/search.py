@@ -9,6 +9,7 @@ import numpy as np
 
 from toptune.options import options_of
 from toptune.store.arrays.spec import ArraySpec
+from toptune.store.arrays.stored_layers import LAST, tap_of
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.joined.joined_features import joined_name, split_name
 from toptune.train.heads.heads import Head
@@ -23,7 +24,6 @@ from toptune.train.layers.choices import (
 from toptune.train.layers.options import SearchArguments, SearchOptions
 from toptune.train.layers.paths import PenaltyPaths, Subset, all_paths
 from toptune.train.layers.stored_grams import ReadLayers, read_layers
-from toptune.train.layers.stored_layers import LAST, tap_of
 from toptune.train.numerics.calibration import fit_temperature
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
@@ -55,7 +55,7 @@ def search_layers(
     cache : StoredFeatures
         Features of a data set, of all candidates.
     arrays : sequence of ArraySpec
-        Candidates, by depth; see `toptune.train.layers.stored_layers.by_depth`.
+        Candidates, by depth; see `toptune.store.arrays.stored_layers.by_depth`.
     split : Split
         Only the training rows are read.
     groups : sequence of str

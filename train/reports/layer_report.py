@@ -16,6 +16,7 @@ from toptune.machine.devices import settle_head_device
 from toptune.machine.memory import left_for_head
 from toptune.options import flat_options, options_of
 from toptune.store.arrays.spec import ArraySpec
+from toptune.store.arrays.stored_layers import AUTO, by_depth, choose_arrays
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
@@ -25,7 +26,6 @@ from toptune.text import printed_table
 from toptune.train.fusion.members import check_complete, open_members, told_of
 from toptune.train.heads.kinds import check_head, why_small
 from toptune.train.layers.choices import LAYER_SEARCH, LayerChoice, LayerSearch
-from toptune.train.layers.stored_layers import AUTO, by_depth, choose_arrays
 from toptune.train.reports.layer_plot import save_layer_image
 from toptune.train.reports.options import LayerReportArguments, LayerReportOptions
 from toptune.train.rows.chosen_rows import choose_rows, rows_digest

@@ -18,6 +18,7 @@ from toptune.machine.limits import RunLimits
 from toptune.machine.memory import left_bytes
 from toptune.machine.plans import plan_logger
 from toptune.store.arrays.spec import ArraySpec
+from toptune.store.arrays.stored_layers import ALL, AUTO, by_depth, choose_arrays, tell_choice
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
@@ -26,7 +27,6 @@ from toptune.store.joined.member_costs import member_costs
 from toptune.train.heads.kinds import LARGEST_TRIAL, check_head, why_on_cpu, why_small
 from toptune.train.layers.choices import LAYER_SEARCH, LayerSearch
 from toptune.train.layers.options import SHORT_LIST_HEADS
-from toptune.train.layers.stored_layers import ALL, AUTO, by_depth, choose_arrays, tell_choice
 from toptune.train.preprocessing.finite_rows import non_finite_rows
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing

@@ -15,10 +15,10 @@ from toptune.extract.sources.opening import open_source
 from toptune.machine.devices import settle_head_device
 from toptune.options import options_of
 from toptune.store.arrays.spec import ArraySpec
+from toptune.store.arrays.stored_layers import by_depth
 from toptune.store.features.extraction_costs import extraction_costs
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import ModelFeatures
-from toptune.train.layers.stored_layers import by_depth
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.rows.copies import digests_of
 from toptune.workflows.advice.evidence import Evidence

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from toptune.store.arrays.spec import ArraySpec
+from toptune.store.arrays.stored_layers import LAST, tap_of
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.train.heads.budget import attempt_within
 from toptune.train.heads.expected_seconds import estimated_seconds
@@ -14,7 +15,6 @@ from toptune.train.heads.heads import make_head
 from toptune.train.heads.problem_size import ProblemSize
 from toptune.train.layers.options import SearchOptions
 from toptune.train.layers.search import search_layers
-from toptune.train.layers.stored_layers import LAST, tap_of
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.chosen_rows import ChosenRows

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 
 from toptune.costs.meter import describe_costs
 from toptune.costs.values import Costs
+from toptune.store.arrays.stored_layers import LAST
 from toptune.store.files.json_values import json_ready
 from toptune.text import counted, printed_table
-from toptune.train.layers.stored_layers import LAST
 from toptune.workflows.advice.evidence import Evidence, adjusted_standard_error
 from toptune.workflows.advice.frozen_trials import FrozenTrial
 from toptune.workflows.advice.rules import CERTAINTIES, Advice, duration

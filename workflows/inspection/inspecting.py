@@ -19,13 +19,13 @@ from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import device_of, settle_head_device
 from toptune.machine.memory import MemoryLimits, bytes_of, left_bytes, left_for_head, shown_bytes
 from toptune.options import options_of
+from toptune.store.arrays.stored_layers import choose_arrays, usual_layer
 from toptune.store.features.blocks import Blocks
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.text import counted
 from toptune.train.estimators.falkon import FalkonClassifier
 from toptune.train.heads.kinds import default_preprocessing
-from toptune.train.layers.stored_layers import choose_arrays, usual_layer
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.groups import components, group_keys

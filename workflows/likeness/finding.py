@@ -18,12 +18,12 @@ from toptune.extract.pipeline.features_of import Values, features_of
 from toptune.machine.devices import device_of, resolve_device, settle_head_device
 from toptune.machine.memory import MemoryLimits, bytes_of, left_bytes
 from toptune.options import options_of
+from toptune.store.arrays.stored_layers import choose_arrays, usual_layer
 from toptune.store.features.blocks import ArrayBlocks
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import ModelFeatures, StoredFeatures
 from toptune.store.features.listing import only_features
 from toptune.text import named
-from toptune.train.layers.stored_layers import choose_arrays, usual_layer
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.runs.evidence import check_kernel_head, evidence_of

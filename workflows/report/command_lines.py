@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 
 from toptune.extract.images.decode import NEW_FEATURES
 from toptune.options import flat_options
+from toptune.store.arrays.stored_layers import LAST
 from toptune.store.files.json_values import json_text
-from toptune.train.layers.stored_layers import LAST
 from toptune.train.runs.options import OTHER_MODELS, TrainOptions
 from toptune.train.runs.record import CONFIG, RunRecord
 from toptune.train.runs.sources import RunSource

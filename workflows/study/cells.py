@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toptune.store.arrays.stored_layers import ALL
 from toptune.store.files.json_values import canonical_json
 from toptune.text import counted
-from toptune.train.layers.stored_layers import ALL
 from toptune.train.runs.options import OTHER_MODELS
 from toptune.train.runs.record import CONFIG, METRICS
 from toptune.workflows.study.checks import SPLIT_OPTIONS, check_options, digests_of_decisions

@@ -13,9 +13,9 @@ from toptune.errors import InputError
 from toptune.extract.backbone.upper_half import UPPER
 from toptune.extract.images.source import BUILTINS
 from toptune.options import choices
+from toptune.store.arrays.stored_layers import LAST
 from toptune.store.datasets.outside_text import outside_text, read_outside_text
 from toptune.store.files.names import is_path
-from toptune.train.layers.stored_layers import LAST
 from toptune.train.rows.options import MOST_SEEDS, OF_DECISIONS
 from toptune.train.runs.options import FUSIONS, LATE
 

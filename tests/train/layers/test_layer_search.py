@@ -11,11 +11,11 @@ import torch
 from sklearn.linear_model import Ridge
 
 from toptune.store import ArrayBlocks, ArraySpec, FeatureCache, InputError
+from toptune.store.arrays.stored_layers import by_depth
 from toptune.train.layers.choices import LayerSearch, choose_best
 from toptune.train.layers.grams import DualGrams, PrimalGrams
 from toptune.train.layers.paths import PenaltyPaths, all_paths, backward, forward
 from toptune.train.layers.search import search_layers
-from toptune.train.layers.stored_layers import by_depth
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from toptune.store import ArraySpec, InputError
+from toptune.store.arrays.stored_layers import by_depth, tell_choice
 from toptune.train import choose_arrays
-from toptune.train.layers.stored_layers import by_depth, tell_choice
 
 
 def spec(name: str) -> ArraySpec:
