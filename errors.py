@@ -47,6 +47,14 @@ class ToptuneError(Exception):
         super().__init__(_QUOTED_BYTE.sub(r"\1\\x\2", message))
         self.option = option
 
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that a notebook shows in the place of a traceback: IPython calls this method.
+
+        The message says what to do; the frames of toptune say nothing to who made a mistake in a cell.
+        ``%debug`` still leads to them.
+        """
+        return [f"{type(self).__name__}: {self}"]
+
 
 class InputError(ToptuneError, ValueError):
     """What the caller gave cannot be used."""

@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # rich takes a tenth of a second to import, and most commands
 _COMMANDING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 # Wider than any table, because a terminal wraps lines better than rich folds cells.
 _WIDTH = 1_000_000
+# Entries of a list that a line of `repr` shows.
+_SHOWN_ENTRIES = 3
 
 
 def printed_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -92,6 +94,36 @@ def printable(text: str) -> str:
     'pets\\u001b[31m'
     """
     return _COMMANDING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def repr_line(value: object, first: object, **facts: object) -> str:
+    """Write a value as one line for ``repr``: what it is, and facts that tell it from others.
+
+    Parameters
+    ----------
+    value : object
+        Whose type stands first.
+    first : object
+        Name or place of the value.
+    **facts
+        Further facts; those that are None are left out, floats have four digits, and of long lists the first
+        entries are shown.
+
+    Examples
+    --------
+    >>> repr_line(3, "run", accuracy=0.98765, classes=["a", "b", "c", "d", "e"], head=None)
+    "int('run', accuracy=0.9877, classes=['a', 'b', 'c', ... 5])"
+    """
+    told = [f"{name}={_brief(fact)}" for name, fact in facts.items() if fact is not None]
+    return f"{type(value).__name__}({', '.join([repr(first), *told])})"
+
+
+def _brief(fact: object) -> str:
+    if isinstance(fact, float):
+        return f"{fact:.4g}"
+    if isinstance(fact, list | tuple) and len(fact) > _SHOWN_ENTRIES:
+        return f"[{', '.join(map(repr, fact[:_SHOWN_ENTRIES]))}, ... {len(fact)}]"
+    return repr(fact)
 
 
 def counted(number: int, noun: str) -> str:

@@ -28,6 +28,7 @@ from .request.plan import (
     ExtractSummary as ExtractSummary,
 )
 from .request.stages import extraction_profile as extraction_profile
+from .sources.arrays.image_list import source_of_images as source_of_images
 from .sources.opening import open_source as open_source
 
 Clocks = _watch.Clocks

@@ -2,13 +2,15 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Unpack
 
 from toptune.costs.meter import CostMeter
 from toptune.errors import InterruptedRunError
 from toptune.extract.images.remarks import UNLABELED, Remark, Remarks, remarks_of, say_remarks
-from toptune.extract.images.source import ImageSource
+from toptune.extract.images.source import ImageData
 from toptune.extract.request.options import ExtractArguments, ExtractOptions
 from toptune.extract.request.plan import ExtractSummary
 from toptune.extract.request.request import ExtractRequest, make_requests
@@ -19,7 +21,7 @@ from toptune.store.features.feature_store import FeatureStore
 
 
 def extract(
-    data: str | os.PathLike[str] | ImageSource,
+    data: ImageData,
     *,
     model: str,
     store: str | os.PathLike[str] | FeatureStore,
@@ -74,12 +76,12 @@ def extract(
     >>> extract("digits", model="random:test_vit", store="store", img_size=32).nothing_to_do
     True
     """
-    options = options_of(ExtractOptions, arguments, call="extract")
-    return _extract(data, [model], store, options)[0]
+    with _shown(options_of(ExtractOptions, arguments, call="extract")) as options:
+        return _extract(data, [model], store, options)[0]
 
 
 def extract_models(
-    data: str | os.PathLike[str] | ImageSource,
+    data: ImageData,
     *,
     models: Sequence[str],
     store: str | os.PathLike[str] | FeatureStore,
@@ -115,11 +117,25 @@ def extract_models(
     InterruptedRunError
         After Ctrl-C, a stop or the time limit; what is committed stays.
     """
-    return _extract(data, models, store, options_of(ExtractOptions, arguments, call="extract_models"))
+    with _shown(options_of(ExtractOptions, arguments, call="extract_models")) as options:
+        return _extract(data, models, store, options)
+
+
+@contextmanager
+def _shown(options: ExtractOptions) -> Iterator[ExtractOptions]:
+    """Show a bar if one is asked for, and in a notebook unless it is refused: a cell shows nothing else."""
+    if options.progress is True or (options.progress is None and "ipykernel" in sys.modules):
+        # The import waits until here: rich takes a tenth of a second.
+        from toptune.machine.progress import extraction_progress
+
+        with extraction_progress() as progress:
+            yield dataclasses.replace(options, progress=progress, clocks=options.clocks or progress.clocks)
+        return
+    yield options
 
 
 def _extract(
-    data: str | os.PathLike[str] | ImageSource,
+    data: ImageData,
     models: Sequence[str],
     store: str | os.PathLike[str] | FeatureStore,
     options: ExtractOptions,

@@ -39,7 +39,7 @@ def run_jobs(requests: Sequence[ExtractRequest]) -> list[ExtractSummary]:
     # leaves the store alone.
     works = [each.open() for each in prepared]
     passes = [Pass(together) for together in _sharing(works)]
-    tally = Tally(requests[0].options.progress, sum(each.rows for each in passes))
+    tally = Tally(requests[0].options.report, sum(each.rows for each in passes))
     summaries: dict[ModelWork, ExtractSummary] = {}
     # Passes for several models may read the same images: each image is told once.
     narrow: dict[str, NarrowImages] = {}

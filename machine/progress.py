@@ -1,5 +1,6 @@
 """Long work shows its progress: a live bar on a terminal, one line a minute in a log, or JSON lines."""
 
+import importlib.util
 import json
 import sys
 import time
@@ -149,7 +150,7 @@ def extraction_progress(*, json_logs: bool = False) -> Iterator[ExtractionProgre
             last = progress.refresh()
             if last is not None:
                 write_line(last.to_json())
-    elif console.is_terminal:
+    elif has_live_bar(console):
         with live_bar(console) as show:
             yield ExtractionProgress(show)
     else:
@@ -160,7 +161,7 @@ def extraction_progress(*, json_logs: bool = False) -> Iterator[ExtractionProgre
 def work_progress(doing: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on a terminal for work that counts ``(done, total)``, a line a minute in a log."""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not has_live_bar(console):
         tell = every_minute(write_line)
         yield lambda done, total: tell(f"{doing}: {done} of {total}")
         return
@@ -168,6 +169,11 @@ def work_progress(doing: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console) as bars:
         task = bars.add_task("", total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def has_live_bar(console: Console) -> bool:
+    """Return whether a console shows a bar that moves: a terminal, or a notebook that has ipywidgets."""
+    return console.is_terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
 
 
 @contextmanager

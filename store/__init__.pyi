@@ -36,7 +36,10 @@ from .features.feature_cache import (
     CONTENT_ARRAY as CONTENT_ARRAY,
     FeatureCache as FeatureCache,
 )
-from .features.feature_store import FeatureStore as FeatureStore
+from .features.feature_store import (
+    FeatureStore as FeatureStore,
+    load_features as load_features,
+)
 from .features.feature_view import (
     FeatureView as FeatureView,
     StoredFeatures as StoredFeatures,

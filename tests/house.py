@@ -54,7 +54,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("commands/options",),
     ("commands/data", "commands/stores", "commands/runs"),
     ("commands",),
-    ("cli",),
+    ("cli", "__init__"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -108,7 +108,11 @@ def imported_names(path: Path, *, for_types: bool) -> list[tuple[str, str]]:
             continue
         if isinstance(node, ast.ImportFrom):
             assert node.level == int(is_front), f"{path}: a relative import"
-            module = f"toptune.{path.parent.name}.{node.module}" if is_front else str(node.module)
+            if is_front and node.module is None:  # `from . import train`: another front.
+                found += [(f"toptune.{alias.name}", "__init__") for alias in node.names]
+                continue
+            house = "" if path.parent == ROOT else f"{path.parent.name}."
+            module = f"toptune.{house}{node.module}" if is_front else str(node.module)
             if module.split(".")[0] == "toptune":
                 found += [(module, alias.name) for alias in node.names]
         elif isinstance(node, ast.Import) and is_front:

@@ -1,12 +1,11 @@
 """`measure_rate` measures the images per second of an extraction here, on a sample of the images."""
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toptune.extract.extraction import extract_models
-from toptune.extract.images.source import ImageSource
+from toptune.extract.images.source import ImageData, ImageSource
 from toptune.extract.sources.opening import open_source
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.datasets.samples import even_sample
@@ -15,7 +14,7 @@ SAMPLE_IMAGES = 128
 
 
 def measure_rate(
-    data: str | os.PathLike[str] | ImageSource,
+    data: ImageData,
     *,
     models: Sequence[str],
     options: Mapping[str, Any],

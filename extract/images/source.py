@@ -4,9 +4,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from toptune.errors import InputError, ToptuneError, UnreadableImageError
 from toptune.extract.images.open_files import read_regular
@@ -14,6 +15,9 @@ from toptune.extract.images.remarks import Remark, Remarks, remarks_of
 from toptune.options import choices
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.datasets.outside_text import outside_column, outside_text
+
+if TYPE_CHECKING:  # sources of images need no torch
+    import torch
 
 SPLITS = {
     "train": "train",
@@ -82,6 +86,22 @@ class ImageSource(ImageBytes, Protocol):
     def manifest(self) -> Manifest:
         """Return ids, labels, splits and file sizes of all images."""
         ...
+
+
+@runtime_checkable
+class ArrowTable(Protocol):
+    """A table that Arrow reads, such as a frame of pandas or polars."""
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Return the rows as a stream of Arrow."""
+        ...
+
+
+# What images are given as: a path or the name of built-in ones, a source, a table of paths, or pixels.
+ImageData: TypeAlias = (
+    "str | os.PathLike[str] | ImageSource | ArrowTable | Sequence[object] | npt.NDArray[np.uint8] "
+    "| torch.Tensor"
+)
 
 
 class RemarkedSource(ImageSource, Protocol):

@@ -44,7 +44,7 @@ class ExtractArguments(BackboneArguments, total=False):
     update: bool
     rehash: bool
     max_failures: int | None
-    progress: Progress | None
+    progress: Progress | bool | None
     stop: Stop | None
     time_limit: float | None
     clocks: Clocks | None
@@ -110,8 +110,10 @@ class ExtractOptions:
     max_failures : int, optional
         More images than this that could not be used make the summary say ``too_many_failed``; the
         extraction goes to its end all the same.
-    progress : callable, optional
-        Called with ``(done_rows, rows, failed)`` after every batch; with `dask` after some units.
+    progress : callable or bool, optional
+        Called with ``(done_rows, rows, failed)`` after every batch; with `dask` after some units. True shows
+        a bar, or a line a minute where there is neither a terminal nor a notebook. By default notebooks
+        show it, and False keeps them silent.
     stop : callable, optional
         Called between batches: None to go on, or the seconds within which the current unit may still be
         finished; no other unit is begun. No signal handler is installed.
@@ -155,7 +157,7 @@ class ExtractOptions:
     update: bool = False
     rehash: bool = False
     max_failures: int | None = None
-    progress: Progress | None = None
+    progress: Progress | bool | None = None
     stop: Stop | None = None
     time_limit: float | None = None
     clocks: Clocks | None = None
@@ -197,6 +199,11 @@ class ExtractOptions:
             check_address(self.dask, self.dask_options)
         elif self.dask_options:
             raise InputError("dask options without dask; give --dask slurm, pbs or lsf with them")
+
+    @property
+    def report(self) -> Progress | None:
+        """What is called after every batch, if anything is."""
+        return None if isinstance(self.progress, bool) else self.progress
 
     @property
     def share(self) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from toptune.extract.images.remarks import Remark
 from toptune.machine.memory import shown_bytes
 from toptune.store.datasets.manifest import ManifestContents
 from toptune.store.datasets.registration import Difference
-from toptune.text import counted, named
+from toptune.text import counted, named, repr_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +210,16 @@ class ExtractSummary:
     contents: ManifestContents | None = None
     remarks: tuple[Remark, ...] = ()
     costs: Costs | None = None
+
+    def __repr__(self) -> str:
+        return repr_line(
+            self,
+            self.dataset,
+            model=self.model,
+            rows=self.rows,
+            failed=len(self.failed),
+            arrays=[array.name for array in self.arrays],
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field as JSON values."""

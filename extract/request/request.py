@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError, StoreNotFoundError
 from toptune.extract.backbone.model_name import ModelName, parse_model_name
-from toptune.extract.images.source import ImageSource
+from toptune.extract.images.source import ImageData, ImageSource
 from toptune.extract.request.key import request_key
 from toptune.extract.request.options import ExtractArguments, ExtractOptions
 from toptune.extract.sources.opening import absolute_place, open_source
@@ -106,7 +106,7 @@ class ExtractRequest:
 
 
 def make_requests(
-    data: str | os.PathLike[str] | ImageSource,
+    data: ImageData,
     models: Sequence[str],
     store: str | os.PathLike[str] | FeatureStore,
     options: ExtractOptions,
@@ -133,6 +133,12 @@ def make_requests(
         data, split=options.split, path_column=options.path_column, label_column=options.label_column
     )
     dataset = source.name if options.dataset is None else options.dataset
+    if not dataset and options.dataset is None:
+        raise InputError(
+            "images in memory have no name of their own; name the data set with dataset=..., by which the "
+            "store keeps it",
+            option="dataset",
+        )
     # A name that cannot be used is refused before a store is made for the name.
     check_name(dataset, what="data set")
     watch = Watch(stop=options.stop, time_limit=options.time_limit, clocks=options.clocks, started=started)
@@ -181,7 +187,7 @@ def _parse_models(models: Sequence[str], options: ExtractOptions) -> list[ModelN
     return names
 
 
-def _refuse_store_in_place(data: str | os.PathLike[str] | ImageSource, root: Path) -> None:
+def _refuse_store_in_place(data: ImageData, root: Path) -> None:
     """Raise an `InputError` if the store is the folder of the images, whose own folders would be classes."""
     if not isinstance(data, str | os.PathLike) or not Path(data).is_dir():
         return
@@ -193,7 +199,7 @@ def _refuse_store_in_place(data: str | os.PathLike[str] | ImageSource, root: Pat
         )
 
 
-def _opened(data: str | os.PathLike[str] | ImageSource, options: ExtractOptions) -> OpenedData | None:
+def _opened(data: ImageData, options: ExtractOptions) -> OpenedData | None:
     if not isinstance(data, str | os.PathLike):
         return None
     return OpenedData(absolute_place(data), options.split, options.path_column, options.label_column)

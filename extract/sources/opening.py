@@ -22,6 +22,8 @@ from toptune.extract.images.remarks import SPECIAL, Remarks
 from toptune.extract.images.source import (
     BUILTINS,
     SPLITS,
+    ArrowTable,
+    ImageData,
     ImageSource,
     RemarkedSource,
     SplitSource,
@@ -31,9 +33,11 @@ from toptune.extract.sources.archives.tar import open_shards, refuse_compressed
 from toptune.extract.sources.archives.zip import open_zip
 from toptune.extract.sources.arrays.cifar import find_cifar, open_cifar
 from toptune.extract.sources.arrays.idx import IDX_MAGICS, find_idx, open_idx
+from toptune.extract.sources.arrays.image_list import ListSource, is_one_image, is_pixels
 from toptune.extract.sources.arrays.npz import open_npz
 from toptune.extract.sources.folder import open_folder, walk_files
 from toptune.extract.sources.tables.arrow import find_saved, open_arrow, open_saved
+from toptune.extract.sources.tables.frame import open_frame
 from toptune.extract.sources.tables.manifest_file import MANIFEST_SUFFIXES, open_manifest
 from toptune.extract.sources.tables.parquet import find_parquet, is_parquet_of_images, open_parquet
 from toptune.options import nearest
@@ -238,7 +242,7 @@ def _what(path: Path, head: bytes) -> str:
 
 
 def open_source(
-    data: str | os.PathLike[str] | ImageSource,
+    data: ImageData,
     *,
     split: str | None = None,
     path_column: str | None = None,
@@ -248,12 +252,14 @@ def open_source(
 
     Parameters
     ----------
-    data : path, str or ImageSource
+    data : path, str, ImageSource, table, or sequence of images
         A folder of images (``class/x.jpg``, ``train|val|test/class/x.jpg``, or images without
         classes); a CSV or Parquet manifest; WebDataset shards (a ``.tar``, a folder of them, or a pattern
         like ``train-{000..099}.tar``); a Hugging Face data set (a folder from ``save_to_disk``, or of
         Parquet files); a zip archive; arrays (``.npz``, idx files, CIFAR's batches); or the name of a
-        built-in data set (``digits``, ``greek``). Files on disk go before a built-in of the same name.
+        built-in data set (``digits``, ``greek``). Files on disk go before a built-in of the same name. Also a
+        frame of pandas (or another table that Arrow reads) with a column ``path`` and perhaps ``label``; a
+        list of arrays, PIL images or tensors, see `source_of_images`, which takes their labels, too.
     split : str, optional
         Keep only this split.
     path_column : str, optional
@@ -282,9 +288,11 @@ def open_source(
     return source if split is None else SplitSource(source, split)
 
 
-def _open_whole(
-    data: str | os.PathLike[str] | ImageSource, path_column: str | None, label_column: str | None
-) -> ImageSource:
+def _open_whole(data: ImageData, path_column: str | None, label_column: str | None) -> ImageSource:
+    if not isinstance(data, str | os.PathLike | ImageSource):
+        if isinstance(data, ArrowTable):
+            return open_frame(data, path_column=path_column, label_column=label_column)
+        data = _in_memory(data)
     place = find_place(data) if isinstance(data, str | os.PathLike) else None
     if isinstance(place, Path):
         return open_place(place, path_column=path_column, label_column=label_column)
@@ -298,6 +306,20 @@ def _open_whole(
 
         data = open_builtin(str(data))
     return labeled(data, label_column)
+
+
+def _in_memory(data: object) -> ListSource:
+    if is_one_image(data):
+        raise InputError(
+            f"one {type(data).__name__} of one image; give a list of images, or several in one array of the "
+            "shape (n, height, width) or (n, height, width, 3)"
+        )
+    if not (is_pixels(data) or isinstance(data, list | tuple)):
+        raise InputError(
+            f"images are of type {type(data).__name__}; {GIVE}, or a frame with a column path, or a list of "
+            "arrays, PIL images or tensors"
+        )
+    return ListSource(data)
 
 
 def find_place(data: str | os.PathLike[str]) -> Path | list[Path] | None:

@@ -16,7 +16,7 @@ from toptune.errors import CorruptError, InputError
 from toptune.options import choices
 from toptune.store.datasets.outside_text import column_names, outside_column, sole_ids
 from toptune.store.datasets.parquet_tables import read_parquet
-from toptune.text import counted
+from toptune.text import counted, repr_line
 
 # Name of the extra column for images with several labels, whose names stand there with separators.
 LABELS_COLUMN = "labels"
@@ -45,6 +45,9 @@ class Manifest:
     """
 
     table: pa.Table
+
+    def __repr__(self) -> str:
+        return repr_line(self, self.table.column_names, n_rows=self.n_rows)
 
     @classmethod
     def from_columns(

@@ -1,6 +1,8 @@
 """`Blocks`: the interface by which training reads features."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from types import EllipsisType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -50,7 +52,79 @@ class Blocks(Protocol):
         ...
 
 
-class ArrayBlocks:
+class IndexedBlocks(ABC):
+    """What Python and numpy do with `Blocks`: `len`, indexing, iteration over rows, and `numpy.asarray`.
+
+    Rows are indexed as those of an array: ``blocks[3]`` is a row, ``blocks[-3:]``, ``blocks[[0, 7]]`` and
+    ``blocks[mask]`` are arrays of rows, which are read when they are asked for. ``numpy.asarray(blocks)``
+    reads all of them.
+
+    Examples
+    --------
+    >>> blocks = ArrayBlocks(np.arange(6.0).reshape(3, 2))
+    >>> len(blocks), blocks[-1].tolist(), blocks[1:].shape
+    (3, [4.0, 5.0], (2, 2))
+    >>> blocks
+    ArrayBlocks(shape=(3, 2), dtype=float64)
+    """
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]: ...
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype[np.number]: ...
+
+    @abstractmethod
+    def iterate(self, block_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.number]]]: ...
+
+    @abstractmethod
+    def take(self, rows: npt.ArrayLike) -> npt.NDArray[np.number]: ...
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype})"
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.number]]:
+        # Without this method Python would read every row by a call of its own.
+        for _, values in self.iterate():
+            yield from values
+
+    def __getitem__(self, rows: int | slice | npt.ArrayLike) -> npt.NDArray[np.number]:
+        n = len(self)
+        if isinstance(rows, slice):
+            return self.take(np.arange(*rows.indices(n)))
+        if isinstance(rows, tuple | EllipsisType | None):
+            raise TypeError(
+                f"{rows!r:.80} is no index of rows; columns are chosen in the rows that come, as in "
+                "blocks[rows][:, 0]"
+            )
+        numbers = np.asarray(rows)
+        if numbers.dtype == np.bool_:
+            if numbers.shape != (n,):
+                raise IndexError(f"a mask of shape {numbers.shape} does not fit {n} rows")
+            return self.take(np.flatnonzero(numbers))
+        if numbers.dtype.kind in "iu" and np.any((numbers < -n) | (numbers >= n)):
+            raise IndexError(f"row {rows!r:.80} is not one of the {n} rows")
+        if numbers.dtype.kind in "iu":
+            numbers = np.where(numbers < 0, numbers + n, numbers)
+        return self.take(numbers) if numbers.ndim else self.take(numbers[None])[0]
+
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[np.number]:
+        if copy is False:
+            raise ValueError("blocks are read from their place, and cannot be an array without a copy")
+        values: npt.NDArray[np.number] = np.empty(self.shape, self.dtype if dtype is None else dtype)
+        for rows, block in self.iterate():
+            values[rows] = block
+        return values
+
+
+class ArrayBlocks(IndexedBlocks):
     """`Blocks` over an array in memory or memory-mapped; nothing is copied."""
 
     def __init__(self, values: npt.NDArray[np.number]) -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.store.arrays.unit_reader import UnitReader
-from toptune.store.features.blocks import BLOCK_BYTES, row_numbers, row_slices
+from toptune.store.features.blocks import BLOCK_BYTES, IndexedBlocks, row_numbers, row_slices
 
 Held = dict[str, tuple[int, npt.NDArray[np.number]]]
 
 
-class CacheBlocks:
+class CacheBlocks(IndexedBlocks):
     """`Blocks` over arrays of a `FeatureCache`; made by `FeatureCache.blocks`.
 
     Values have the type on disk, or the widest one where the arrays differ. Iterating holds at most one unit

@@ -54,7 +54,7 @@ _NO_ENTRIES: Mapping[int, LedgerEntry] = MappingProxyType({})
 _TOLERANCE = {"fp32": 0.002, "bf16": 0.05, "fp16": 0.01}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FeatureCache(FeatureIdentity):
     """Arrays ``<tap>.<pooling>`` of one recipe over one data set, committed unit by unit.
 

@@ -7,6 +7,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from toptune.errors import (
     ConflictError,
@@ -19,7 +23,9 @@ from toptune.errors import (
 from toptune.options import check_choice, choices
 from toptune.store.arrays.formats import holds_array
 from toptune.store.arrays.spec import FORMATS
+from toptune.store.arrays.stored_layers import ALL, choose_arrays
 from toptune.store.datasets import dataset_records as datasets
+from toptune.store.datasets.frames import frame_of
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.datasets.registration import refuse_part, register
 from toptune.store.datasets.versions import DatasetVersion, read_dataset_version, version_numbers
@@ -33,6 +39,7 @@ from toptune.store.files.folder_kinds import what_is
 from toptune.store.files.names import check_folder_name, check_name, plain_model_name, stray_depth
 from toptune.store.files.place import check_inside, place_at, place_of
 from toptune.store.files.reading import leave_alone, list_entries, list_folder, may_exist
+from toptune.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +75,9 @@ class FeatureStore:
     array([[6., 7., 8.]], dtype=float32)
     >>> features.manifest.labels
     ['a', 'b', 'a', 'b']
+    >>> X, rows = store.load("pets", "mine", layers="last")
+    >>> X.shape, rows["label"].tolist()
+    ((4, 3), ['a', 'b', 'a', 'b'])
     >>> folder.cleanup()
     """
 
@@ -228,6 +238,68 @@ class FeatureStore:
         view = self.view(found, digest)
         assert view is not None, "the digest is that of a stored part"
         return view
+
+    def load(
+        self,
+        dataset: str,
+        model: str,
+        *,
+        layers: str | Sequence[str] = ALL,
+        pooling: str | None = None,
+        version: int | None = None,
+        label_column: str | None = None,
+        keep_failed: bool = False,
+    ) -> tuple[npt.NDArray[np.float32], Any]:
+        """Read stored features into memory, with what is known of each image.
+
+        Parameters
+        ----------
+        dataset, model : str
+            Names in the store, in the order of the command line.
+        layers : str or sequence of str
+            ``"all"``, ``"last"``, or names of arrays, names of taps, or globs over either, with commas or as
+            a list.
+        pooling : str, optional
+            Which pooling to take where a tap is stored with several.
+        version : int, optional
+            Number of the version of the data set, from 1; by default the latest.
+        label_column : str, optional
+            Further column of the data set whose values are the labels; by default its own labels.
+        keep_failed : bool
+            Keep the rows of images that could not be used, as NaN. By default they are left out, with a
+            warning that says how many they are.
+
+        Returns
+        -------
+        X : ndarray of float32, shape (m, d)
+            The columns of the arrays side by side, in the order of `layers`; ``4 m d`` bytes.
+        rows : pandas.DataFrame or dict of str to ndarray
+            Columns ``id``, ``label``, ``split`` and those of the user's own manifest, row for row those of
+            `X`; a dict of arrays (m,) where pandas is not installed. ``X[rows["label"] == "cat"]`` works with
+            both.
+
+        Raises
+        ------
+        StoreNotFoundError, ConflictError, InputError
+            As `features` raises them; also if a layer is not stored.
+        IncompleteError
+            If the extraction has not been finished.
+        CorruptError
+            If a file is damaged; the message names the file.
+        """
+        features = self.features(model, dataset, version=version, label_column=label_column)
+        names = [spec.name for spec in choose_arrays(features.arrays(), layers, pooling)]
+        failed = {} if keep_failed else features.failed_rows(names)
+        if failed:
+            logger.warning(
+                "%s of %r could not be used and %s left out (keep_failed=True gives NaN in their place); "
+                "the first is %s: %s",
+                counted(len(failed), "image"), dataset, "is" if len(failed) == 1 else "are",
+                features.manifest.image_id(min(failed)), failed[min(failed)],
+            )  # fmt: skip
+        rows = np.delete(np.arange(features.n_rows), list(failed))
+        blocks = features.blocks(names, rows if failed else None)
+        return np.asarray(blocks, dtype=np.float32), frame_of(features.manifest, rows)
 
     def view(self, version: DatasetVersion, digest: str) -> FeatureView | None:
         """Return the view of a version in one recipe; None if the recipe has no part of the version."""
@@ -421,6 +493,72 @@ class FeatureStore:
             for folder in list_entries(model):
                 if wanted in (None, folder.name) and _is_cache(folder):
                     yield folder
+
+
+def load_features(
+    store: str | os.PathLike[str] | FeatureStore,
+    dataset: str,
+    model: str,
+    layers: str | Sequence[str] = ALL,
+    *,
+    pooling: str | None = None,
+    version: int | None = None,
+    label_column: str | None = None,
+    keep_failed: bool = False,
+) -> tuple[npt.NDArray[np.float32], Any]:
+    """Read stored features into memory, with what is known of each image.
+
+    Parameters
+    ----------
+    store : path or FeatureStore
+        Root folder of the store, or the store.
+    dataset, model : str
+        Names in the store.
+    layers : str or sequence of str
+        ``"all"``, ``"last"``, or names of arrays, names of taps, or globs over either, with commas or as a
+        list.
+    pooling : str, optional
+        Which pooling to take where a tap is stored with several.
+    version : int, optional
+        Number of the version of the data set, from 1; by default the latest.
+    label_column : str, optional
+        Further column of the data set whose values are the labels; by default its own labels.
+    keep_failed : bool
+        Keep the rows of images that could not be used, as NaN. By default they are left out, with a warning.
+
+    Returns
+    -------
+    X : ndarray of float32, shape (m, d)
+        The columns of the layers side by side; ``4 m d`` bytes.
+    rows : pandas.DataFrame or dict of str to ndarray
+        Columns ``id``, ``label``, ``split`` and those of the user's own manifest, row for row those of `X`; a
+        dict of arrays (m,) where pandas is not installed. ``X[rows["label"] == "cat"]`` works with both.
+
+    Raises
+    ------
+    StoreNotFoundError, ConflictError, InputError
+        If the store has no such data set, model or layer, or the model's name means several caches.
+    IncompleteError, CorruptError
+        If the extraction has not been finished, or a file is damaged.
+
+    Examples
+    --------
+    >>> from toptune.extract import extract
+    >>> _ = extract("digits", model="resnet10t.toptune_glyphs", store="features")
+    >>> X, rows = load_features("features", "digits", "resnet10t.toptune_glyphs", layers="last")
+    >>> X.shape, X.dtype.name, rows["label"][0]
+    ((1797, 256), 'float32', '0')
+    """
+    opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
+    return opened.load(
+        dataset,
+        model,
+        layers=layers,
+        pooling=pooling,
+        version=version,
+        label_column=label_column,
+        keep_failed=keep_failed,
+    )
 
 
 def _check_images(cache: FeatureCache, images: str) -> None:

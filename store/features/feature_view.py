@@ -67,7 +67,7 @@ class ModelFeatures(StoredFeatures, Protocol):
     def backbone(self) -> Mapping[str, Any]: ...
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FeatureView(FeatureIdentity):
     """The arrays of one recipe over a version of a data set that grew; read only.
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.features.blocks import BLOCK_BYTES, Blocks, row_numbers, row_slices
+from toptune.store.features.blocks import BLOCK_BYTES, Blocks, IndexedBlocks, row_numbers, row_slices
 from toptune.store.features.cache_blocks import CacheBlocks
 
 
-class ViewBlocks:
+class ViewBlocks(IndexedBlocks):
     """`Blocks` over rows of a `FeatureView`; made by `FeatureView.blocks`.
 
     All parts are read side by side from beginning to end, so that a pass reads a unit once where the view

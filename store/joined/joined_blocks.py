@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.features.blocks import Blocks, row_numbers, row_slices
+from toptune.store.features.blocks import Blocks, IndexedBlocks, row_numbers, row_slices
 
 
-class JoinedBlocks:
+class JoinedBlocks(IndexedBlocks):
     """`Blocks` whose rows are the rows of several others, end to end.
 
     Iterating reads all of them side by side, the same rows of each at a time.

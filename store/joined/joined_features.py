@@ -13,6 +13,7 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.features.feature_identity import ArraysOfRows
 from toptune.store.features.feature_view import ModelFeatures, StoredFeatures
 from toptune.store.joined.joined_blocks import JoinedBlocks
 
@@ -20,8 +21,8 @@ from toptune.store.joined.joined_blocks import JoinedBlocks
 SEPARATOR = "/"
 
 
-@dataclass(frozen=True, eq=False)
-class JoinedFeatures:
+@dataclass(frozen=True, eq=False, repr=False)
+class JoinedFeatures(ArraysOfRows):
     """The arrays of several backbones over one version of a data set; read only.
 
     Make one with `of`. An array is called ``<member>/<tap>.<pooling>``.

@@ -14,7 +14,7 @@ from toptune.errors import CorruptError, InputError
 from toptune.store.features.blocks import Blocks
 from toptune.store.files.json_records import record_from_json
 from toptune.store.files.json_values import read_json
-from toptune.text import counted
+from toptune.text import counted, repr_line
 from toptune.train.fusion.pool import Pool, logs_of
 from toptune.train.rows.options import RowOptions
 from toptune.train.runs.record import (
@@ -72,6 +72,16 @@ class FusedRun:
     train_rows: npt.NDArray[np.int64]
     test_rows: npt.NDArray[np.int64]
     size_note: str | None = None
+
+    def __repr__(self) -> str:
+        return repr_line(
+            self,
+            str(self.folder),
+            dataset=self.record.dataset,
+            members=[member.model for member in self.fusion.members],
+            accuracy=self.metrics.get("accuracy"),
+            n_train=self.metrics.get("n_train"),
+        )
 
     @property
     def fusion(self) -> FusionRecord:

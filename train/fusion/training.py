@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Unpack, overload
 
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
+from toptune.store.features.listing import only_features
 from toptune.train.fusion.join import train_join
 from toptune.train.fusion.late import train_late
 from toptune.train.runs.options import JOIN, TrainArguments, TrainOptions
@@ -20,8 +21,8 @@ if TYPE_CHECKING:  # it imports torch, which a training that is refused does not
 def train(
     store: str | os.PathLike[str] | FeatureStore,
     *,
-    dataset: str,
-    model: str,
+    dataset: str | None = None,
+    model: str | None = None,
     out: str | os.PathLike[str],
     progress: Callable[[str], None] | None = None,
     **arguments: Unpack[TrainArguments],
@@ -30,7 +31,7 @@ def train(
 def train(
     store: str | os.PathLike[str] | FeatureStore,
     *,
-    dataset: str,
+    dataset: str | None = None,
     models: Sequence[str],
     out: str | os.PathLike[str],
     progress: Callable[[str], None] | None = None,
@@ -39,7 +40,7 @@ def train(
 def train(
     store: str | os.PathLike[str] | FeatureStore,
     *,
-    dataset: str,
+    dataset: str | None = None,
     model: str | None = None,
     models: Sequence[str] | None = None,
     out: str | os.PathLike[str],
@@ -52,10 +53,11 @@ def train(
     ----------
     store : path or FeatureStore
         Root folder of the store, or the store.
-    dataset : str
-        Name of the data set in the store.
+    dataset : str, optional
+        Name of the data set in the store; by default the only one there.
     model : str, optional
-        Name of the model whose features are in the store, spelled as for `toptune.extract.extract`.
+        Name of the model whose features are in the store, spelled as for `toptune.extract.extract`; by
+        default the only one over the data set.
     models : sequence of str, optional
         In place of `model`, several models that share the run; ``fusion`` says how.
     out : path
@@ -75,9 +77,9 @@ def train(
     Raises
     ------
     InputError
-        For options out of range or misspelled, an `out` that exists, unlabeled or too few training rows, one
-        class only, fewer than two classes with rows in several folds, rows that are not
-        finite, unknown layers.
+        For options out of range or misspelled, a data set or model that is left out where the store has
+        several, an `out` that exists, unlabeled or too few training rows, one class only, fewer than two
+        classes with rows in several folds, rows that are not finite, unknown layers.
     StoreError
         If the store lacks what is asked for, or is incomplete or damaged.
 
@@ -91,7 +93,12 @@ def train(
     (200, True)
     """
     options = options_of(TrainOptions, arguments, call="train")
+    store = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
+    if models is None:
+        dataset, model = only_features(store, dataset=dataset, model=model)
     names = options.check_models(model, models)
+    if dataset is None:
+        dataset, _ = only_features(store, model=names[0])
     if len(names) == 1:
         options = options.for_model(names[0])
         return train_run(store, dataset=dataset, model=names[0], out=out, options=options, progress=progress)

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.features.blocks import Blocks, row_numbers, row_slices
+from toptune.store.features.blocks import Blocks, IndexedBlocks, row_numbers, row_slices
 from toptune.train.rows.block_reading import check_finite
 
 
-class SelectedBlocks:
+class SelectedBlocks(IndexedBlocks):
     """A view of chosen columns of other `Blocks`; iterating raises InputError at a value that is not finite.
 
     Parameters
@@ -64,7 +64,7 @@ class SelectedBlocks:
         return kept
 
 
-class SomeRows:
+class SomeRows(IndexedBlocks):
     """A view of chosen rows of other `Blocks`, read where those lie.
 
     Parameters

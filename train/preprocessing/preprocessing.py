@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.store.features.blocks import Blocks, row_slices
+from toptune.store.features.blocks import Blocks, IndexedBlocks, row_slices
 from toptune.train.preprocessing.files import read_steps, write_steps
 from toptune.train.preprocessing.principal_components import PrincipalComponents
 from toptune.train.preprocessing.steps import Layers, LayerStep, Select, Step, apply_steps
@@ -119,7 +119,7 @@ class Preprocessing:
         return read_steps(folder, lambda spec, dims, steps: cls(spec=spec, layer_dims=dims, steps=steps))
 
 
-class PreprocessedBlocks:
+class PreprocessedBlocks(IndexedBlocks):
     """A view of other `Blocks` that preprocesses rows as they are read.
 
     Attributes

@@ -21,6 +21,7 @@ from toptune.store.features.blocks import Blocks
 from toptune.store.files.json_records import record_from_json
 from toptune.store.files.json_values import read_json
 from toptune.store.files.reading import read_linked
+from toptune.text import repr_line
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.decisions import Decisions
 from toptune.train.rows.groups import row_keys
@@ -81,6 +82,17 @@ class Run:
     test_rows: npt.NDArray[np.int64]
     size_note: str | None = None
     decisions: Decisions = field(default_factory=Decisions)
+
+    def __repr__(self) -> str:
+        return repr_line(
+            self,
+            str(self.folder),
+            head=self.head.name,
+            dataset=self.record.dataset,
+            model=self.record.model,
+            accuracy=self.metrics.get("accuracy"),
+            n_train=self.metrics.get("n_train"),
+        )
 
     @property
     def classes(self) -> list[str]:

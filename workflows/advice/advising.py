@@ -9,7 +9,7 @@ from toptune.costs.phases import Phases
 from toptune.errors import InputError, StoreError
 from toptune.extract.extraction import extract
 from toptune.extract.images.remarks import each_said_once
-from toptune.extract.images.source import ImageSource
+from toptune.extract.images.source import ImageData
 from toptune.extract.request.plan import ExtractSummary
 from toptune.extract.sources.opening import open_source
 from toptune.machine.devices import settle_head_device
@@ -37,7 +37,7 @@ _TIMING_PASSES = 3 * (1 + TIMED_STEPS) + 2
 # at least 16 images.
 _SAMPLE_PART, _LEAST_SAMPLE = 8, 16
 
-Data = str | os.PathLike[str] | ImageSource
+Data = ImageData
 
 
 @each_said_once()
@@ -121,7 +121,7 @@ def advise(
     extracted = extraction_costs(features.cache, list(best.arrays))["extract_seconds"]
     evidence = _evidence(features, trials, asked, plan, frozen_seconds=extracted + (best.seconds or 0.0))
     return AdviceReport(
-        data=os.fspath(data) if isinstance(data, str | os.PathLike) else data.name,
+        data=os.fspath(data) if isinstance(data, str | os.PathLike) else summary.dataset,
         store=str(features.store.root),
         dataset=summary.dataset,
         model=model,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from toptune.errors import InterruptedRunError
 from toptune.extract.backbone.model_name import check_is_timm
-from toptune.extract.images.source import ImageSource
+from toptune.extract.images.source import ImageData
 from toptune.machine.watch import Stop, Watch
 from toptune.options import options_of
 from toptune.train.runs.record import is_finetuned
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # torch and timm take seconds to import, which data that is r
 
 
 def finetune(
-    data: str | os.PathLike[str] | ImageSource,
+    data: ImageData,
     *,
     model: str,
     out: str | os.PathLike[str],

@@ -1,7 +1,6 @@
 """`plan_finetune` says what a fine-tuning would do and take, from a few timed steps, and writes nothing."""
 
 import dataclasses
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from toptune.errors import InputError
-from toptune.extract.images.source import ImageSource
+from toptune.extract.images.source import ImageData
 from toptune.machine.heap import keep_freed_memory
 from toptune.options import options_of
 from toptune.store.datasets.samples import even_sample
@@ -117,9 +116,7 @@ class FineTunePlan:
         return "\n".join(lines)
 
 
-def plan_finetune(
-    data: str | os.PathLike[str] | ImageSource, *, model: str, **arguments: Unpack[FineTuneArguments]
-) -> FineTunePlan:
+def plan_finetune(data: ImageData, *, model: str, **arguments: Unpack[FineTuneArguments]) -> FineTunePlan:
     """Say what `finetune` would do with the same arguments, and estimate what it takes from a few steps.
 
     Parameters

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TextColumn, TimeRemainingColumn
 
-from toptune.machine.progress import LOG_SECONDS, write_line
+from toptune.machine.progress import LOG_SECONDS, has_live_bar, write_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ Progress = Callable[[ProgressReport], None]
 def finetune_progress() -> Iterator[Progress]:
     """Show images done, learning rate, epoch and the best validation so far on standard error."""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not has_live_bar(console):
         yield _every_minute()
         return
     columns = (

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.extract.images.remarks import remarks_of, say_remarks
-from toptune.extract.images.source import ImageSource
+from toptune.extract.images.source import ImageData, ImageSource
 from toptune.extract.sources.opening import absolute_place, open_source
 from toptune.store.datasets.manifest import Manifest
 from toptune.train.rows.chosen_rows import choose_rows
@@ -49,7 +49,7 @@ class TuningRows:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, data: str | os.PathLike[str] | ImageSource, options: FineTuneOptions) -> Self:
+    def of(cls, data: ImageData, options: FineTuneOptions) -> Self:
         """Open the images and choose rows; none is read.
 
         Raises

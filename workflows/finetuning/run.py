@@ -23,7 +23,7 @@ from toptune.store.files.json_values import json_ready, read_json
 from toptune.store.files.provenance import provenance
 from toptune.store.files.system_errors import explained_reading
 from toptune.store.files.writing import csv_text, write_file, write_text
-from toptune.text import counted
+from toptune.text import counted, repr_line
 from toptune.train.runs.confusion_plot import save_confusion_image
 from toptune.train.runs.metrics import Answers, ClassTables, figures_of
 from toptune.train.runs.record import (
@@ -109,6 +109,16 @@ class FineTunedRun:
     record: RunRecord
     metrics: dict[str, Any]
     was_there: bool = False
+
+    def __repr__(self) -> str:
+        return repr_line(
+            self,
+            str(self.folder),
+            dataset=self.record.dataset,
+            model=self.record.model,
+            accuracy=self.metrics.get("accuracy"),
+            n_train=self.metrics.get("n_train"),
+        )
 
     @property
     def classes(self) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 
 from toptune.costs.phases import Phases
 from toptune.errors import FoldsError, InputError
-from toptune.extract.images.source import ImageSource
+from toptune.extract.images.source import ImageData, ImageSource
 from toptune.extract.sources.opening import open_source
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import device_of, settle_head_device
@@ -71,7 +71,7 @@ def inspect(
     dataset: str,
     model: str,
     out: str | os.PathLike[str],
-    data: str | os.PathLike[str] | ImageSource | None = None,
+    data: "ImageData | None" = None,
     progress: Progress | None = None,
     notify: Callable[[str], None] | None = None,
     **arguments: Unpack[InspectArguments],

@@ -33,7 +33,7 @@ from toptune.workflows.likeness.options import SimilarArguments, SimilarOptions
 from toptune.workflows.likeness.result import Like, Likeness, Similarity
 from toptune.workflows.likeness.search import nearest_rows
 from toptune.workflows.predict.frozen_network import FrozenNetwork, loaded_backbone
-from toptune.workflows.predict.images import ImageLike, LooseImages, find_images
+from toptune.workflows.predict.images import ImageLike, LooseImages, as_several, find_images
 
 Features = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -97,7 +97,7 @@ def similar(
     ['0', '0', '0']
     """
     meter, options = CostMeter(), options_of(SimilarOptions, arguments, call="similar")
-    listed = list(find_images([images] if isinstance(images, ImageLike) else images))
+    listed = list(find_images(as_several(images)))
     if not listed and not ids:
         raise InputError("neither images nor ids are given; name image files, or ids of the data set (--id)")
     given = _Given(

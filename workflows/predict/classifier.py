@@ -13,10 +13,11 @@ from toptune.extract.images.narrow import NarrowImages
 from toptune.extract.images.source import ImageBytes
 from toptune.machine.devices import AUTO, resolve_device, why_not_mps
 from toptune.options import check_count
+from toptune.text import repr_line
 from toptune.train.fusion.fused_run import FusedRun
 from toptune.train.runs.record import RunRecord
 from toptune.train.runs.run import Run
-from toptune.workflows.predict.images import ImageLike, LooseImages, find_images
+from toptune.workflows.predict.images import ImageLike, LooseImages, as_several, find_images
 from toptune.workflows.predict.moved import Place
 from toptune.workflows.predict.predictions import Answers, Prediction
 
@@ -62,6 +63,10 @@ class Classifier:
 
     def __init__(self, network: Network) -> None:
         self.network = network
+
+    def __repr__(self) -> str:
+        models = ", ".join(backbone.name for backbone in self.backbones)
+        return repr_line(self, str(self.record.folder), model=models, classes=self.classes)
 
     @classmethod
     def load(
@@ -180,10 +185,12 @@ class Classifier:
 
         Parameters
         ----------
-        images : path, bytes, or several of them
+        images : path, bytes, array, PIL image, tensor, or several of them
             Files, folders (every file below them that has an image's suffix and is not hidden, links
             followed), manifests (CSV or Parquet files with a column ``path``) and other files that hold
-            images, or encoded images.
+            images; the bytes of image files; PIL images; arrays (h, w), (h, w, 1) or (h, w, 3) and tensors
+            (3, h, w) of uint8, or several along a first axis more. Transformed images are for
+            `probabilities`.
         batch_size : int
             Number of images in a forward pass.
         progress : callable, optional
@@ -199,14 +206,15 @@ class Classifier:
         Raises
         ------
         InputError
-            If a path does not exist, a folder holds no image, or `batch_size` is below 1.
+            If a path does not exist, a folder holds no image, pixels are of another type or shape, or
+            `batch_size` is below 1.
         """
         check_count(batch_size, option="batch_size")
-        remaining = find_images([images] if isinstance(images, ImageLike) else images)
+        remaining = find_images(as_several(images))
         total = 0
         if progress is not None:
-            listed = list(remaining)
-            remaining, total = iter(listed), len(listed)
+            found = list(remaining)
+            remaining, total = iter(found), len(found)
         predictions: list[Prediction] = []
         narrow = NarrowImages()
         # Encoded images of a long iterator must not lie in memory all at once.

@@ -4,7 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Protocol, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from toptune.errors import InputError
@@ -12,6 +15,7 @@ from toptune.extract.images.formats import readable
 from toptune.extract.images.open_files import read_regular
 from toptune.extract.images.remarks import Remarks, remarks_of, say_remarks
 from toptune.extract.images.source import MAX_FILE_BYTES, ImageBytes
+from toptune.extract.sources.arrays.image_list import PixelFile, is_image, is_pixels
 from toptune.extract.sources.folder import walk_files
 from toptune.extract.sources.opening import open_source
 from toptune.extract.sources.tables.manifest_file import MANIFEST_SUFFIXES
@@ -44,10 +48,30 @@ class ListedImage:
         return self.source.read(self.row)
 
 
-ImageLike = str | Path | ListedImage | bytes
+class PixelTensor(Protocol):
+    """A tensor of torch, which need not be loaded for images of other kinds."""
+
+    def detach(self) -> object:
+        """Return the tensor without its history."""
+        ...
 
 
-def find_images(images: Iterable[ImageLike]) -> Iterator[tuple[str, Path | ListedImage | bytes]]:
+ImageLike: TypeAlias = (
+    str | Path | ListedImage | PixelFile | bytes | Image.Image | npt.NDArray[np.uint8] | PixelTensor
+)
+FoundImage: TypeAlias = Path | ListedImage | PixelFile | bytes
+
+
+def as_several(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
+    """Return several images as they are, and one image as a list of it.
+
+    An array or a tensor of four axes is several images.
+    """
+    is_one = isinstance(images, str | Path | ListedImage | PixelFile | bytes) or is_image(images)
+    return [images] if is_one else images  # type: ignore[list-item, return-value]
+
+
+def find_images(images: Iterable[ImageLike]) -> Iterator[tuple[str, FoundImage]]:
     """Yield each image with its name.
 
     A folder stands for its files with an image's suffix, sorted. A manifest, a table or an archive stands for
@@ -55,21 +79,29 @@ def find_images(images: Iterable[ImageLike]) -> Iterator[tuple[str, Path | Liste
 
     Yields
     ------
-    tuple of (str, path, ListedImage or bytes)
-        Name of the image, and its file, its place in a source or its encoded bytes.
+    tuple of (str, path, ListedImage, PixelFile or bytes)
+        Name of the image, and its file, its place in a source, its pixels or its encoded bytes.
 
     Raises
     ------
     InputError
-        If a path does not exist or a folder holds no image.
+        If a path does not exist, a folder holds no image, or pixels are not those of an image.
     """
     for number, image in enumerate(images):
-        if isinstance(image, bytes):
+        if isinstance(image, bytes | PixelFile):
             yield f"image {number}", image
             continue
         if isinstance(image, ListedImage):
             yield image.name, image
             continue
+        if is_image(image) or is_pixels(image):
+            yield f"image {number}", PixelFile.of(image, f"image {number} (from 0)")
+            continue
+        if not isinstance(image, str | Path):
+            raise InputError(
+                f"image {number} (from 0) is of type {type(image).__name__}; give paths, the bytes of image "
+                "files, arrays of numpy, PIL images or tensors of torch"
+            )
         path = Path(image)
         if path.is_dir():
             yield from ((escaped(str(each)), each) for each in _images_in(path))
@@ -92,11 +124,11 @@ class LooseImages:
 
     Parameters
     ----------
-    images : sequence of path, ListedImage or bytes
-        Files, images of sources, or the bytes of encoded images.
+    images : sequence of path, ListedImage, PixelFile or bytes
+        Files, images of sources, pixels, or the bytes of encoded images.
     """
 
-    def __init__(self, images: Sequence[Path | ListedImage | bytes]) -> None:
+    def __init__(self, images: Sequence[FoundImage]) -> None:
         self._images = images
 
     def read(self, row: int) -> bytes:
@@ -104,6 +136,8 @@ class LooseImages:
         image = self._images[row]
         if isinstance(image, ListedImage):
             return image.read_bytes()
+        if isinstance(image, PixelFile):
+            return image.read()
         return image if isinstance(image, bytes) else read_regular(image, MAX_FILE_BYTES)
 
 

@@ -16,6 +16,7 @@ from toptune.options import check_choice
 from toptune.store.datasets.outside_text import ESCAPES
 from toptune.store.files.json_values import json_text
 from toptune.store.files.writing import is_writable_folder, new_target, no_formula
+from toptune.text import repr_line
 
 FORMS = ("csv", "jsonl")
 # Digits of probabilities in text; further digits say nothing, and ``--json`` has all of them.
@@ -65,6 +66,9 @@ class Prediction:
     confidence: float | None = None
     probabilities: dict[str, float] = field(default_factory=dict)
     error: str | None = None
+
+    def __repr__(self) -> str:
+        return repr_line(self, self.path, label=self.label, confidence=self.confidence, error=self.error)
 
     def top(self, n: int) -> list[tuple[str, float]]:
         """Return the `n` most probable classes with their probabilities, the most probable first."""

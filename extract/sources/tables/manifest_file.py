@@ -1,5 +1,6 @@
 """A table lists images by their paths."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,8 +44,42 @@ def open_manifest(
     InputError
         If the file cannot be read, two columns have one name, or the paths or listed images are missing.
     """
-    where = f"manifest {file}"
-    table, remarks = read_outside_table(file, "manifest"), Remarks()
+    is_generic = file.stem.lower() in _GENERIC
+    return source_of_table(
+        read_outside_table(file, "manifest"),
+        f"manifest {file}",
+        file,
+        name=default_name(file.parent if is_generic else file.with_suffix("")),
+        path_column=path_column,
+        label_column=label_column,
+    )
+
+
+def source_of_table(
+    table: OutsideTable,
+    where: str,
+    file: Path,
+    *,
+    name: str | None,
+    path_column: str | None,
+    label_column: str | None,
+) -> FileSource:
+    """Make the source of the images that a table lists; see `open_manifest`.
+
+    Parameters
+    ----------
+    table : OutsideTable
+        The table.
+    where : str
+        What the table is called in messages.
+    file : path
+        The file of the table, in whose folder relative paths begin.
+    name : str, optional
+        Name of the data set; by default that of the folder in which all images lie.
+    path_column, label_column : str, optional
+        Columns of the paths and of the labels.
+    """
+    remarks = Remarks()
     columns = choose_manifest_columns(
         table.names, where, remarks, path_column=path_column, label_column=label_column
     )
@@ -77,8 +112,9 @@ def open_manifest(
             strict=True,
         )
     ]
-    is_generic = file.stem.lower() in _GENERIC
-    name = default_name(file.parent if is_generic else file.with_suffix(""))
+    if name is None:
+        folders = {os.path.dirname(each.path) for each in listed}  # noqa: PTH120  (also for millions of rows)
+        name = default_name(Path(os.path.commonpath(folders)))
     return FileSource(name, rows, extra=extra, remarks=tuple(remarks))
 
 

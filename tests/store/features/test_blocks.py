@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from grown_store import make_grown
 from hypothesis import given, settings, strategies as st
 from small_store import DIMS, N_ROWS, UNIT_ROWS, features
 
 from toptune.store import ArrayBlocks, Blocks, FeatureCache, FeatureStore
+from toptune.store.features.blocks import IndexedBlocks
 from toptune.store.files.local_place import LocalPlace
+from toptune.store.joined.joined_features import JoinedFeatures
 
 NAMES = ["layer4.mean", "last.cls"]
 SCATTERED = [20, 3, 26, 3, 0, 14, 15, 16]
@@ -147,3 +150,47 @@ def test_each_unit_is_read_once(cache: FeatureCache, monkeypatch: pytest.MonkeyP
     for _ in blocks.iterate(3):
         pass
     assert sorted(read) == [f"{name}/{unit}" for name in sorted(NAMES) for unit in range(4)]
+
+
+def test_blocks_are_indexed_as_an_array(pair: tuple[Blocks, npt.NDArray[np.float32]]) -> None:
+    blocks, expected = pair
+    assert isinstance(blocks, IndexedBlocks)
+    assert len(blocks) == len(expected)
+    for dtype in (None, np.float64):
+        whole = np.asarray(blocks, dtype=dtype)
+        assert whole.dtype == (blocks.dtype if dtype is None else dtype)
+        np.testing.assert_array_equal(whole, expected)
+    assert repr(blocks).endswith(f"(shape={expected.shape}, dtype={blocks.dtype})")
+    mask = np.arange(len(expected)) % 2 == 0
+    chosen: list[Any] = [slice(None), slice(3, -1), slice(None, None, -2), slice(5, 2), mask, []]
+    for rows in chosen:
+        np.testing.assert_array_equal(blocks[rows], expected[rows])
+    np.testing.assert_array_equal([*blocks], [*expected])
+    if len(expected):
+        for row in (0, -1, np.int64(2), [2, -2, 2]):
+            np.testing.assert_array_equal(blocks[row], expected[row])
+
+
+def test_what_is_no_index_of_rows_is_refused(cache: FeatureCache) -> None:
+    blocks = cache.blocks(NAMES)
+    odds: list[Any] = [(0, 1), None, ..., 1.5, "a", [0.5]]
+    for odd in odds:
+        with pytest.raises(TypeError, match="row"):
+            blocks[odd]
+    for outside in (N_ROWS, -N_ROWS - 1, [0, N_ROWS], [-N_ROWS - 1], np.ones(3, dtype=bool)):
+        with pytest.raises(IndexError, match=f"{N_ROWS} rows"):
+            blocks[outside]
+    with pytest.raises(ValueError, match="without a copy"):
+        blocks.__array__(copy=False)
+
+
+def test_several_arrays_are_no_array(cache: FeatureCache, tmp_path: Path) -> None:
+    """numpy would make an array of shape () of them, and scikit-learn a message about its shape."""
+    grown = make_grown(tmp_path / "store").features("tiny.demo", "pets")
+    for stored in (cache, grown, JoinedFeatures({"a": cache, "b": cache})):
+        assert len(stored) == stored.n_rows
+        assert repr(stored).startswith(f"{type(stored).__name__}('{stored.name}', dataset='pets'")
+        assert "\n" not in repr(stored)
+        for use in (np.asarray, lambda each: each[0], lambda each: each[:2], list):
+            with pytest.raises(TypeError, match=r"stored arrays \(.*\.blocks\(\[NAME\]\) gives rows"):
+                use(stored)

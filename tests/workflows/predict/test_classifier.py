@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from selecting_ridge import heads_that_select
 from shapes import MODEL, SHAPES, save_shapes
 from tiny import save_model
@@ -47,6 +48,27 @@ def test_features_of_images_are_those_in_the_store(folder: Path, classifier: Cla
     assert computed.shape == stored.shape
     # Other batch mates may change the last bit of float16, no more.
     np.testing.assert_allclose(computed, stored, rtol=2e-3, atol=2e-3)
+
+
+def test_pixels_in_memory_are_classified_as_their_file(folder: Path, classifier: Classifier) -> None:
+    path = folder / "photos" / "disc" / "000.png"
+    expected = classifier.predict(path)[0]
+    image = Image.open(path)
+    pixels = np.asarray(image)
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    for given in (image, pixels, tensor, [image], pixels[None], tensor[None]):
+        (answer,) = classifier.predict(given)
+        assert answer.path == "image 0"
+        assert answer.probabilities == expected.probabilities
+    several = classifier.predict([path, pixels, path.read_bytes(), image])
+    assert [answer.path for answer in several] == [str(path), "image 1", "image 2", "image 3"]
+    # Batch mates may change the last bits.
+    for answer in several:
+        assert answer.probabilities == pytest.approx(expected.probabilities, rel=1e-6)
+    with pytest.raises(InputError, match=r"image 1 \(from 0\).* is of float64"):
+        classifier.predict([pixels, pixels / 255])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"image 0 .* is of type int"):
+        classifier.predict([3])  # type: ignore[list-item]
 
 
 def test_one_answer_a_image_in_the_order_given(folder: Path, classifier: Classifier) -> None:
