@@ -8,6 +8,7 @@ from .backbone.backbone import (
     load_backbone as load_backbone,
 )
 from .backbone.build import list_models as list_models
+from .backbone.libraries.custom import Custom as Custom
 from .backbone.taps import (
     Tap as Tap,
     TapArray as TapArray,

@@ -9,6 +9,7 @@ from typing import Unpack
 
 from toptune.costs.meter import CostMeter
 from toptune.errors import InterruptedRunError
+from toptune.extract.backbone.libraries.custom import Custom
 from toptune.extract.images.remarks import UNLABELED, Remark, Remarks, remarks_of, say_remarks
 from toptune.extract.images.source import ImageData
 from toptune.extract.request.options import ExtractArguments, ExtractOptions
@@ -23,7 +24,7 @@ from toptune.store.features.feature_store import FeatureStore
 def extract(
     data: ImageData,
     *,
-    model: str,
+    model: str | Custom,
     store: str | os.PathLike[str] | FeatureStore,
     **arguments: Unpack[ExtractArguments],
 ) -> ExtractSummary:
@@ -38,8 +39,8 @@ def extract(
     ----------
     data : path, str or ImageSource
         A folder, a file or the name of a built-in data set; see `open_source`.
-    model : str
-        Name of the backbone; see `load_backbone`.
+    model : str or Custom
+        Name of the backbone, see `load_backbone`; or a module of torch with its transform.
     store : path or FeatureStore
         The store that takes the features; a new one is made if none is there.
     **arguments
@@ -83,7 +84,7 @@ def extract(
 def extract_models(
     data: ImageData,
     *,
-    models: Sequence[str],
+    models: Sequence[str | Custom],
     store: str | os.PathLike[str] | FeatureStore,
     **arguments: Unpack[ExtractArguments],
 ) -> list[ExtractSummary]:
@@ -135,8 +136,13 @@ def _shown(options: ExtractOptions) -> Iterator[ExtractOptions]:
 
 
 def _extract(
+<<<<<<< HEAD
     data: ImageData,
     models: Sequence[str],
+=======
+    data: str | os.PathLike[str] | ImageSource,
+    models: Sequence[str | Custom],
+>>>>>>> 4bd4d8d (Towers of open_clip and modules of one's own are backbones)
     store: str | os.PathLike[str] | FeatureStore,
     options: ExtractOptions,
 ) -> list[ExtractSummary]:

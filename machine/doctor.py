@@ -20,6 +20,7 @@ EXTRAS = {
     "faiss": "faiss-cpu",
     "gpu": "nvidia-ml-py",
     "jobqueue": "dask-jobqueue",
+    "open-clip": "open-clip-torch",
     "s3": "obstore",
     "transformers": "transformers",
     "umap": "umap-learn",

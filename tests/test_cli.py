@@ -139,7 +139,7 @@ def test_doctor(run_cli: Run) -> None:
     assert facts["device auto"].split(": ")[0] in ("cpu", "cuda", "mps")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = {name.removeprefix("extra ") for name in facts if name.startswith("extra ")}
-    assert named == extras.keys() - {"bench", "dev"}
+    assert named == extras.keys() - {"bench", "dev", "docs"}
     packages = {re.split(r"[\[>]", each)[0] for name in named for each in extras[name]} | {"distributed"}
     assert set(EXTRAS.values()) <= packages
 

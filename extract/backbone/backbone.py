@@ -18,6 +18,7 @@ from toptune.extract.backbone.build import build_model
 from toptune.extract.backbone.copies import CopyStreams
 from toptune.extract.backbone.folding import FOLDED, fold_batch_norms
 from toptune.extract.backbone.forward import Around, ForwardPass, find_blocks, inspect_taps, pooled
+from toptune.extract.backbone.libraries.custom import Custom
 from toptune.extract.backbone.model_name import parse_model_name
 from toptune.extract.backbone.spec import BackboneArguments, BackboneSpec, check_transform
 from toptune.extract.backbone.taps import LAST, Tap, TapArray, select_names, tap_arrays
@@ -227,7 +228,7 @@ class Backbone:
 
 
 def load_backbone(
-    name: str,
+    name: str | Custom,
     *,
     device: str = "cpu",
     pretrained: bool = True,
@@ -238,10 +239,11 @@ def load_backbone(
 
     Parameters
     ----------
-    name : str
-        As timm names it: ``arch.tag``, ``hf-hub:org/name``, ``local-dir:FOLDER``; or a backbone that ships
-        with toptune; or ``random:NAME`` for the architecture and transform of any of these with
-        untrained weights from a fixed seed.
+    name : str or Custom
+        A network of one's own, or a name: as timm names it, ``arch.tag``, ``hf-hub:org/name``,
+        ``local-dir:FOLDER``; or a backbone that ships with toptune; or ``random:NAME`` for the architecture
+        and transform of any of these with untrained weights from a fixed seed. Networks of other libraries
+        have the library's name before a colon: docs/backbones.md lists them.
     device : str
         ``cpu``, ``cuda`` or ``cuda:N``; a device that is not there is an error.
     pretrained : bool
@@ -276,6 +278,7 @@ def load_backbone(
     >>> [array.name for array in backbone.resolve("last")]
     ['last.none']
     """
+    name = str(name)
     parsed = parse_model_name(name if pretrained or name.startswith("random:") else f"random:{name}")
     plain = {"precision": "fp32", "fold": False, "decode": "exact"}
     asked = options_of(BackboneSpec, plain | arguments, call="load_backbone")
@@ -330,7 +333,7 @@ def load_backbone(
 
 
 def list_taps(
-    model: str | Backbone,
+    model: str | Custom | Backbone,
     *,
     weights: str | Path | None = None,
     img_size: int | None = None,
@@ -340,7 +343,7 @@ def list_taps(
 
     Parameters
     ----------
-    model : str or Backbone
+    model : str, Custom or Backbone
         A loaded backbone, or a name as `load_backbone` takes names. The model of a name is built with
         untrained weights, because its layers do not depend on them: nothing is downloaded for timm's own
         names.
@@ -360,8 +363,10 @@ def list_taps(
     """
     if isinstance(model, Backbone):
         return model.taps
+    # A network of one's own has no untrained weights.
+    is_pretrained = weights is not None or str(model).startswith("custom:")
     return load_backbone(
-        model, weights=weights, img_size=img_size, model_kwargs=model_kwargs, pretrained=weights is not None
+        model, weights=weights, img_size=img_size, model_kwargs=model_kwargs, pretrained=is_pretrained
     ).taps
 
 

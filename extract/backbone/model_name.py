@@ -7,12 +7,23 @@ from pathlib import Path
 from typing import Literal
 
 from toptune.errors import InputError
+from toptune.extract.backbone.libraries.custom import Custom
 from toptune.store.files.folder_kinds import what_is
 from toptune.store.files.names import is_path, is_too_long, plain_model_name
 
-ModelSource = Literal["registry", "hf-hub", "local-dir", "embedded", "random", "torchvision", "transformers"]
+ModelSource = Literal[
+    "registry",
+    "hf-hub",
+    "local-dir",
+    "embedded",
+    "random",
+    "torchvision",
+    "transformers",
+    "open_clip",
+    "custom",
+]
 # Libraries beside timm, whose name stands before a colon.
-LIBRARIES: tuple[ModelSource, ...] = ("torchvision", "transformers")
+LIBRARIES: tuple[ModelSource, ...] = ("torchvision", "transformers", "open_clip", "custom")
 _PREFIXES: dict[str, ModelSource] = {
     **{name: name for name in LIBRARIES},
     "hf-hub": "hf-hub",
@@ -50,7 +61,7 @@ class ModelName:
         return plain_model_name(self.given)
 
 
-def parse_model_name(name: str) -> ModelName:
+def parse_model_name(name: str | Custom) -> ModelName:
     """Take a model's name apart.
 
     ``arch.tag`` (timm's registry), ``hf-hub:org/name``, ``local-dir:FOLDER`` or the path of a folder, the
@@ -62,6 +73,7 @@ def parse_model_name(name: str) -> ModelName:
     InputError
         If the prefix is unknown, nothing follows it, or the folder does not exist.
     """
+    name = str(name)
     prefix, colon, rest = name.partition(":")
     if not colon:
         if name in embedded_names():
@@ -80,8 +92,8 @@ def parse_model_name(name: str) -> ModelName:
         )
     if source == "local-dir":
         return _of_folder(rest)
-    if source == "transformers":
-        rest = _folder_or_repository(rest)
+    if source in ("transformers", "open_clip"):
+        rest = _folder_or_name(rest)
     return ModelName(f"{source}:{rest}", source, rest)
 
 
@@ -123,8 +135,8 @@ def _of_folder(path: str) -> ModelName:
     raise InputError(message, option="model")
 
 
-def _folder_or_repository(rest: str) -> str:
-    """Return a folder as an absolute path, and the name of a repository as it is."""
+def _folder_or_name(rest: str) -> str:
+    """Return a folder as an absolute path, and the name of a repository or architecture as it is."""
     if not is_too_long(rest) and Path(rest).is_dir():
         return os.path.abspath(rest)  # noqa: PTH100
     if not _REPOSITORY.fullmatch(rest.partition("@")[0]) and ("/" in rest or os.sep in rest):

@@ -90,7 +90,12 @@ def _model_signature(name: ModelName, *, has_weights: bool) -> object | None:
         return "registry" if inner.source == "registry" else _model_signature(inner, has_weights=False)
     if name.source == "torchvision":
         return ["torchvision", version("torchvision")]
-    if name.source == "transformers":
+    if name.source == "custom":
+        return None
+    if name.source == "open_clip" and not Path(name.identifier).is_absolute():
+        # Its weights lie in repositories of many names, which only open_clip knows.
+        return None
+    if name.source in ("transformers", "open_clip"):
         folder = Path(name.identifier)
         return _folder(folder, "*") if folder.is_absolute() else hub_commit(name.identifier)
     if name.source == "registry" and has_weights:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError, StoreNotFoundError
+from toptune.extract.backbone.libraries.custom import Custom
 from toptune.extract.backbone.model_name import ModelName, parse_model_name
 from toptune.extract.images.source import ImageData, ImageSource
 from toptune.extract.request.key import request_key
@@ -106,8 +107,13 @@ class ExtractRequest:
 
 
 def make_requests(
+<<<<<<< HEAD
     data: ImageData,
     models: Sequence[str],
+=======
+    data: str | os.PathLike[str] | ImageSource,
+    models: Sequence[str | Custom],
+>>>>>>> 4bd4d8d (Towers of open_clip and modules of one's own are backbones)
     store: str | os.PathLike[str] | FeatureStore,
     options: ExtractOptions,
 ) -> list[ExtractRequest]:
@@ -175,7 +181,7 @@ def _request_keys(name: ModelName, options: ExtractOptions) -> dict[str, str]:
     return {device: key for device, key in keys.items() if key is not None}
 
 
-def _parse_models(models: Sequence[str], options: ExtractOptions) -> list[ModelName]:
+def _parse_models(models: Sequence[str | Custom], options: ExtractOptions) -> list[ModelName]:
     names = [parse_model_name(model) for model in models]
     twice = [name.given for i, name in enumerate(names) if name in names[:i]]
     if twice:

@@ -22,9 +22,9 @@ FILE_SUFFIXES = frozenset((
 # Part 1 has the data set's own name, so numbers begin at 2 in practice; a leading zero would give one part
 # two names.
 _PART = re.compile(r"(?P<base>.+)~(?P<number>[1-9][0-9]*)")
-_SOURCE = re.compile(r"(local-dir|hf-hub|hf_hub|torchvision|transformers):", re.IGNORECASE)
+_SOURCE = re.compile(r"(local-dir|hf-hub|hf_hub|torchvision|transformers|open_clip|custom):", re.IGNORECASE)
 # Names of weights stand behind a slash in names of these libraries.
-_WITH_WEIGHTS = frozenset(("torchvision",))
+_WITH_WEIGHTS = frozenset(("torchvision", "open_clip"))
 
 # A name may come from a folder that somebody else called so; an option then says another one.
 _REMEDY = {"data set": "choose another name, with --dataset NAME"}
@@ -204,10 +204,13 @@ def plain_model_name(model: str) -> str:
     if source:
         rest = model[source.end() :]
         library = source.group(1).lower()
-        if library in _WITH_WEIGHTS:
+        is_folder = not is_too_long(rest) and Path(rest).is_dir()
+        if library in _WITH_WEIGHTS and not is_folder:
             name = f"{library}-{rest.replace('/', '.')}"
         elif library == "local-dir":
             name = Path(os.path.abspath(rest)).name  # noqa: PTH100  (does not follow links, so the given name stays)
+        elif library not in ("hf-hub", "hf_hub") and is_folder:
+            name = f"{library}-{Path(os.path.abspath(rest)).name}"  # noqa: PTH100
         else:
             name = rest.rstrip("/").rsplit("/", 1)[-1].split("@", 1)[0]
             if library not in ("hf-hub", "hf_hub"):

@@ -6,11 +6,18 @@ from typing import Any
 import torch
 
 from toptune.extract.backbone.libraries.built_network import BuiltNetwork
+from toptune.extract.backbone.libraries.custom_networks import build as build_custom
+from toptune.extract.backbone.libraries.open_clip_models import build as build_open_clip
 from toptune.extract.backbone.libraries.torchvision_models import build as build_torchvision
 from toptune.extract.backbone.libraries.transformers_models import build as build_transformers
 
 # The doors import their libraries when they are opened.
-_DOORS = {"torchvision": build_torchvision, "transformers": build_transformers}
+_DOORS = {
+    "custom": build_custom,
+    "open_clip": build_open_clip,
+    "torchvision": build_torchvision,
+    "transformers": build_transformers,
+}
 
 
 def build_network(
