@@ -136,13 +136,8 @@ def _shown(options: ExtractOptions) -> Iterator[ExtractOptions]:
 
 
 def _extract(
-<<<<<<< HEAD
     data: ImageData,
-    models: Sequence[str],
-=======
-    data: str | os.PathLike[str] | ImageSource,
     models: Sequence[str | Custom],
->>>>>>> 4bd4d8d (Towers of open_clip and modules of one's own are backbones)
     store: str | os.PathLike[str] | FeatureStore,
     options: ExtractOptions,
 ) -> list[ExtractSummary]:

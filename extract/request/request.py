@@ -107,13 +107,8 @@ class ExtractRequest:
 
 
 def make_requests(
-<<<<<<< HEAD
     data: ImageData,
-    models: Sequence[str],
-=======
-    data: str | os.PathLike[str] | ImageSource,
     models: Sequence[str | Custom],
->>>>>>> 4bd4d8d (Towers of open_clip and modules of one's own are backbones)
     store: str | os.PathLike[str] | FeatureStore,
     options: ExtractOptions,
 ) -> list[ExtractRequest]:
