@@ -101,7 +101,7 @@ def approximate_neighbors(read: Read, plan: ApproximatePlan, *, seed: int = 0) -
     sample = np.sort(rng.choice(plan.n, min(_SAMPLE_ROWS, plan.n), replace=False))
     values = _taken(read, plan, sample)
     exact = _exact(read, plan, values, sample).rows
-    most = max(1, int(_MOST_CELLS * plan.n_cells))
+    most = min(plan.n_cells, max(_FEW_CELLS, int(_MOST_CELLS * plan.n_cells)))
     index.nprobe = min(_FEW_CELLS, most)
     while (recall := _recall(_search(index, values, sample, plan.k).rows, exact)) < _WANTED_RECALL:
         if index.nprobe >= most:
