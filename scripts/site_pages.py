@@ -11,6 +11,8 @@ import re
 from collections.abc import Container
 from pathlib import Path
 
+import click
+
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
@@ -94,6 +96,26 @@ def documented(front: str) -> str:
     return "\n".join(lines)
 
 
+def whole_context(command: click.Command) -> click.Context:
+    """Return the context in which the terminal shows a command and those below it."""
+    settings = {**command.context_settings, "terminal_width": 100}
+    return click.Context(command, info_name=command.name, **settings)
+
+
+def helps(command: click.Command, context: click.Context) -> str:
+    """Return what `--help` prints of a command and of all commands below it, a section each.
+
+    The text is that of the terminal. A page that is made from the options alone loses the examples and the
+    headings.
+    """
+    parts = [f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"]
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.commands[name]
+            parts.append(helps(below, click.Context(below, parent=context, info_name=name)))
+    return "\n".join(parts)
+
+
 def on_files(files, config):  # type: ignore[no-untyped-def]
     """Add the pages that lie elsewhere."""
     from mkdocs.structure.files import File
@@ -112,4 +134,8 @@ def on_page_markdown(markdown, page, files, **_):  # type: ignore[no-untyped-def
     path = uri if uri in PAGES else f"docs/{uri}"
     if uri == "reference/python.md":
         markdown = re.sub(r"^::: (\S+)$", lambda front: documented(front[1]), markdown, flags=re.MULTILINE)
+    if uri == "reference/command-line.md":
+        from toptune.cli import toptune
+
+        markdown += helps(toptune, whole_context(toptune))
     return linked(markdown, path, files.src_uris)

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import site_pages
 import yaml
@@ -93,6 +94,17 @@ def test_the_reference_has_every_public_name() -> None:
         text = site_pages.documented(f"toptune.{front}")
         named = re.findall(rf"heading: toptune\.{front}\.(\w+)", text)
         assert sorted(named) == sorted(name for name in public if not name.startswith("_"))
+
+
+def test_the_reference_has_the_help_of_every_command() -> None:
+    from toptune.cli import toptune
+
+    text = site_pages.helps(toptune, site_pages.whole_context(toptune))
+    for name, command in toptune.commands.items():
+        assert f"\n## toptune {name}\n" in text
+        below = command.commands if isinstance(command, click.Group) else {}
+        assert all(f"\n## toptune {name} {each}\n" in text for each in below)
+    assert "\n  -h, --help  Show this message and exit." in text
 
 
 def test_lists_begin_after_a_blank_line() -> None:
