@@ -93,7 +93,7 @@ def _model_signature(name: ModelName, *, has_weights: bool) -> object | None:
     if name.source == "custom":
         return None
     if name.source == "open_clip" and not Path(name.identifier).is_absolute():
-        # Its weights lie in repositories of many names, which only open_clip knows.
+        # The weights of a tag lie in a repository that only open_clip knows.
         return None
     if name.source in ("transformers", "open_clip"):
         folder = Path(name.identifier)

@@ -1,4 +1,4 @@
-"""``custom:NAME``: a network of the caller's own, by what it is made of."""
+"""``custom:NAME``: a network of the caller's own, known by its class, structure and weights."""
 
 import copy
 import hashlib

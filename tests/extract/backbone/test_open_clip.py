@@ -29,7 +29,7 @@ def saved(folder: Path, *, seed: int = 0, vision: Any = VISION, **preprocess: An
 
 
 @pytest.mark.parametrize("preprocess", [{}, {"resize_mode": "squash", "interpolation": "bilinear"}])
-def test_features_equal_the_librarys_own(preprocess: dict[str, str], tmp_path: Path) -> None:
+def test_features_equal_the_librarys_own(preprocess: dict[str, Any], tmp_path: Path) -> None:
     network = saved(tmp_path, **preprocess)
     _, its_transform = library.create_model_from_pretrained(f"local-dir:{tmp_path}")
     backbone = load_backbone(f"open_clip:{tmp_path}")
