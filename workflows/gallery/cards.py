@@ -4,9 +4,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-KEEP, EXCLUDE, RELABEL = "keep", "exclude", "relabel"
-DECISIONS = (KEEP, EXCLUDE, RELABEL)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
@@ -25,7 +22,7 @@ class Card:
     ids : tuple of str
         The images that a decision is asked of.
     proposals : tuple of (decision, label) or None
-        What is proposed for each of these images: one of `DECISIONS`, with the new label of ``relabel``.
+        What is proposed for each of these images: ``keep``, ``exclude`` or ``relabel`` with the new label.
     beside : tuple of str
         Further images to compare with.
     """

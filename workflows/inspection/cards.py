@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from toptune.workflows.gallery.cards import EXCLUDE, KEEP, RELABEL, Card
+from toptune.train.rows.decisions import EXCLUDE, KEEP, RELABEL
+from toptune.workflows.gallery.cards import Card
 from toptune.workflows.inspection.findings import (
     DUPLICATE,
     LABEL,

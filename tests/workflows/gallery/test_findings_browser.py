@@ -11,6 +11,7 @@ import pytest
 from chromium import Page, chromium
 from shapes import save_shapes
 
+from toptune.train.rows.decisions import Decisions
 from toptune.workflows.gallery.cards import Card
 from toptune.workflows.gallery.coordinates import Coordinates
 from toptune.workflows.gallery.findings_page import Album, write_findings_page
@@ -133,6 +134,11 @@ def test_keys_decide_and_decisions_end_in_a_file(page: Page, address: str, tmp_p
         {"id": "cross/003.png", "decision": "relabel", "label": "ca,t"},
     ]
     assert text(page, "#decided") == "5 decided"
+    # A training takes the file as it is.
+    file = str(tmp_path / "decisions.csv")
+    decisions = Decisions.read(exclude=file, relabel_with=file)
+    assert decisions.excluded == {"absent.png"}
+    assert decisions.labels == {EVIL: EVIL, "cross/003.png": "ca,t"}
     for _ in range(5):
         page.press("u")
     assert text(page, "#decided") == "0 decided"
