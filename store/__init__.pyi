@@ -57,6 +57,7 @@ from .features.image_digests import (
 from .features.listing import (
     CacheSummary as CacheSummary,
     describe as describe,
+    only_dataset as only_dataset,
     only_features as only_features,
     stored_features as stored_features,
     summarize as summarize,

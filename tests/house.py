@@ -44,6 +44,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("train/runs",),
     ("train/updates",),
     ("train/fusion",),
+    ("train/best",),
     ("train/reports",),
     ("train",),
     ("workflows/finetuning", "workflows/gallery"),

@@ -2,6 +2,7 @@
 
 import toptune.store.arrays.stored_layers as _stored_layers
 
+from .best.training import train as train
 from .estimators.discriminant import ShrinkageDiscriminantClassifier as ShrinkageDiscriminantClassifier
 from .estimators.falkon import FalkonClassifier as FalkonClassifier
 from .estimators.falkon_logistic import FalkonLogisticClassifier as FalkonLogisticClassifier
@@ -17,7 +18,6 @@ from .fusion.fused_run import (
     FusedRun as FusedRun,
     load_run as load_run,
 )
-from .fusion.training import train as train
 from .fusion.update import update_run as update_run
 from .heads.heads import (
     HEADS as HEADS,

@@ -12,7 +12,7 @@ from toptune.errors import InputError
 from toptune.extract.extraction import extract
 from toptune.extract.sources.opening import open_source
 from toptune.store.files.names import check_folder_name
-from toptune.train.fusion.training import train
+from toptune.train.best.training import train
 from toptune.train.runs.run import Run
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.predictions import write_predictions

@@ -19,7 +19,7 @@ HEADINGS: Mapping[str, str] = {
     ),
     "Model": "model fusion weights img-size mean std crop-pct interpolation decode model-kwargs",
     "Layers": "layers pooling preprocess short-list search-rows",
-    "Head": "head heads kernel penalty sigma centers solver class-weight cv params budget",
+    "Head": "head heads best budget kernel penalty sigma centers solver class-weight cv params",
     "Training rows": (
         "test-fraction resplit val group-by exclude relabel-with keep-together shots train-size skip-failed "
         "seed seeds leak"

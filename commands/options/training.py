@@ -156,7 +156,8 @@ BUDGET = click.option(
     "--budget",
     callback=parse_seconds,
     metavar="TIME",
-    help="Time for all fits of head auto, such as 30 (seconds) or 5m; by default 2m.",
+    help="Time for all fits of head auto (by default 2m) or of train --best (by default 10m), such as 30 "
+    "(seconds) or 5m.",
 )
 KERNEL = together(
     click.option(

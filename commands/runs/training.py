@@ -31,7 +31,7 @@ from toptune.commands.options.training import (
 )
 from toptune.machine.plans import plan_logger
 from toptune.train.heads.kinds import KINDS, is_cross_validated
-from toptune.train.heads.options import HeadOptions, refuse_without_meaning
+from toptune.train.heads.options import HeadOptions, refuse_with_best, refuse_without_meaning
 
 VERBOSE = click.option(
     "--verbose",
@@ -45,6 +45,7 @@ VERBOSE = click.option(
     cls=Command,
     epilog=examples(
         "toptune train --store features --dataset photos --model resnet50.a1_in1k --out run",
+        "toptune train --store features --dataset photos --best --budget 5m --out best-run",
         "toptune train --store features --update run --out newer-run",
     ),
 )
@@ -70,6 +71,12 @@ VERBOSE = click.option(
     show_default=True,
     help=f"Classifier: {', '.join(KINDS)}, sklearn:package.Class, or auto, which tries several within "
     "--budget.",
+)
+@click.option(
+    "--best",
+    is_flag=True,
+    help="Compare all that is stored of the data set (models, sets of layers, heads, fusions) by left-out "
+    "images within --budget, and train the best.",
 )
 @BUDGET
 @click.option("--out", required=True, type=click.Path(), help="Folder of the run; it must not exist yet.")
@@ -117,6 +124,8 @@ def train(ctx: click.Context, /, root: str, as_json: bool, verbose: bool, **opti
         if "forget" in given:
             raise click.UsageError("--forget needs --update RUN")
         # The library cannot tell a typed value from the default of another head.
+        if options["best"]:
+            refuse_with_best(given)
         refuse_without_meaning(options["head"], given)
         from toptune.train import train as run_training
 

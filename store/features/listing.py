@@ -1,6 +1,8 @@
 """Descriptions of what a store holds: in rows to print, and in full."""
 
 import logging
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -93,6 +95,31 @@ def stored_features(store: FeatureStore, *, dataset: str | None = None) -> list[
     return found
 
 
+def stored_models(store: FeatureStore, dataset: str) -> list[str]:
+    """Return the models of which a data set has features for all images, by names that tell them apart.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is no such data set, or none of its features are whole.
+    InputError
+        If `dataset` is a part of another.
+    """
+    store.manifest(dataset)  # An unknown name is refused with the names that there are.
+    found = stored_features(store, dataset=dataset)
+    whole = [each for each in found if any(each.is_complete([array.name]) for array in each.arrays())]
+    for each in found:
+        if each not in whole:
+            logger.warning("left out: %s lacks images of %s; the same extract goes on", each.name, dataset)
+    if not whole:
+        raise StoreNotFoundError(
+            f"the store {store.root} has no whole features over {dataset!r}; toptune extract adds some",
+            option="dataset",
+        )
+    plain = Counter(each.model for each in whole)
+    return [each.model if plain[each.model] == 1 else each.name for each in whole]
+
+
 def _latest(store: FeatureStore, dataset: str) -> DatasetVersion | None:
     try:
         return read_dataset_version(store.root, dataset)
@@ -138,24 +165,46 @@ def only_features(
             f"the store {store.root} has no features{of}{over}; {hint}; toptune extract adds some",
             option="model",
         )
-    names = sorted({name for name, _ in pairs})
-    if len(names) > 1:
-        raise InputError(
-            f"the store {store.root} holds {len(names)} data sets; choose one with --dataset: "
-            f"{', '.join(names)}"
-        )
+    name = _only_name(store, {name for name, _ in pairs})
     caches = sorted({cache for _, cache in pairs})
     if model is not None:
-        return names[0], model
+        return name, model
     plain = [cache.rpartition("@")[0] for cache in caches]
     if len(caches) > 1:
         # Caches of one model need their digests, which tell them apart.
         shown = plain if len(set(plain)) == len(plain) else caches
         raise InputError(
-            f"the store {store.root} holds features of {len(caches)} models over {names[0]!r}; choose one "
+            f"the store {store.root} holds features of {len(caches)} models over {name!r}; choose one "
             f"with --model: {', '.join(shown)}"
         )
-    return names[0], plain[0]
+    return name, plain[0]
+
+
+def only_dataset(store: FeatureStore) -> str:
+    """Return the name of the only data set that has features.
+
+    Raises
+    ------
+    InputError
+        If there are several; lists them.
+    StoreNotFoundError
+        If there is none.
+    """
+    names = {base_of(store.root, folder.name) or folder.name for folder in store.cache_folders()}
+    if not names:
+        raise StoreNotFoundError(
+            f"the store {store.root} has no features; toptune extract adds some", option="dataset"
+        )
+    return _only_name(store, names)
+
+
+def _only_name(store: FeatureStore, names: Collection[str]) -> str:
+    if len(names) > 1:
+        raise InputError(
+            f"the store {store.root} holds {len(names)} data sets; choose one with --dataset: "
+            f"{', '.join(sorted(names))}"
+        )
+    return next(iter(names))
 
 
 def describe(store: FeatureStore, features: FeatureCache | FeatureView) -> dict[str, Any]:

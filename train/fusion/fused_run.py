@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from toptune.errors import CorruptError, InputError
 from toptune.store.features.blocks import Blocks
-from toptune.store.files.json_records import record_from_json
+from toptune.store.files.json_records import record_from_json, record_to_json
 from toptune.store.files.json_values import read_json
 from toptune.text import counted, repr_line
 from toptune.train.fusion.pool import Pool, logs_of
@@ -190,6 +190,7 @@ class FusedRun:
             "fusion": self.record.kind,
             "members": [member.to_dict() for member in self.members],
             "device": self.record.options.get("device"),
+            "best": None if self.record.best is None else record_to_json(self.record.best),
             "selected": dict(self.record.selected),
             "warnings": list(self.record.warnings),
             "metrics": self.metrics,

@@ -109,7 +109,12 @@ class Training:
         for scores in of_members:
             assert np.array_equal(scores.rows, kept), "all heads have the same folds"
         return LeftOutRows(
-            logs=np.stack([_logs(member) for member in members]),
+            logs=np.stack(
+                [
+                    calibrated_logs(scores, member.run.head.temperature)
+                    for scores, member in zip(of_members, members, strict=True)
+                ]
+            ),
             codes=self.codes[kept],
             weights=self.weights[kept],
             folds=self.folds[kept],
@@ -228,14 +233,10 @@ def write_fused(
     return replace(run, members=tuple(whole), size_note=size_note(run.folder, n_bytes))
 
 
-def _logs(member: Member) -> npt.NDArray[np.float64]:
+def calibrated_logs(left_out: LeftOutScores, temperature: float | None) -> npt.NDArray[np.float64]:
     """Return the calibrated log-probabilities (n_kept, n_classes) of the rows that a head left out."""
-    temperature = member.run.head.temperature
     assert temperature is not None, "a head with left-out scores has a temperature"
-    assert member.left_out is not None
-    logs: npt.NDArray[np.float64] = log_softmax(
-        member.left_out.scores.astype(np.float64) / temperature, axis=1
-    )
+    logs: npt.NDArray[np.float64] = log_softmax(left_out.scores.astype(np.float64) / temperature, axis=1)
     return logs
 
 

@@ -12,6 +12,7 @@ from toptune.store.features.feature_store import FeatureStore
 from toptune.store.joined.joined_features import JoinedFeatures, joined_name
 from toptune.text import named
 from toptune.train.fusion.members import check_complete, open_members, told_of
+from toptune.train.runs.best_record import BestRecord
 from toptune.train.runs.options import TrainOptions
 from toptune.train.runs.run import Run
 from toptune.train.runs.training import check_head_options, stored_arrays, train_on
@@ -26,6 +27,7 @@ def train_join(
     out: str | os.PathLike[str],
     options: TrainOptions,
     progress: Callable[[str], None] | None = None,
+    best: BestRecord | None = None,
 ) -> Run:
     """Train one head on the stored features of several models; see `toptune.train.train`.
 
@@ -46,6 +48,7 @@ def train_join(
         path=path,
         options=options,
         phases=phases,
+        best=best,
     )
 
 

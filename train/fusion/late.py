@@ -21,6 +21,7 @@ from toptune.train.fusion.members import (
 )
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.rows.copies import digests_of
+from toptune.train.runs.best_record import BestRecord
 from toptune.train.runs.options import TrainOptions
 from toptune.train.runs.record import seal_run
 from toptune.train.runs.training import (
@@ -51,6 +52,7 @@ def train_late(
     out: str | os.PathLike[str],
     options: TrainOptions,
     progress: Callable[[str], None] | None = None,
+    best: BestRecord | None = None,
 ) -> "FusedRun":
     """Train a head on the features of each model and weigh them; see `toptune.train.train`."""
     phases = Phases(progress)
@@ -101,6 +103,7 @@ def train_late(
     members = [_member(each, rows) for each in fitted]
     with phases("weigh"):
         run, kept = fused_run(path, members, training)
+        run = replace(run, record=replace(run.record, best=best))
     with phases("test"), scoring_room(options):
         scored = score_together_with(run, kept, rows.manifest, rows.split.test)
     return write_fused(run, kept, scored, rows.manifest, phases, folds=rows.folds, all_members=members)

@@ -174,6 +174,7 @@ def _record(old: FusedRun, members: Sequence[Member]) -> RunRecord:
         folds=base.folds,
         manifest=base.manifest,
         report=None,
+        best=None,
         fusion=replace(old.fusion, members=tuple(unmeasured)),
         warnings=(
             "the weights and the temperature of all heads together are those of the run before the update; "

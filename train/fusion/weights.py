@@ -99,12 +99,18 @@ class Weighing:
     gain, standard_error : float
         By how much chosen weights lower the left-out log-loss below the one of equal weights (nats per
         row), and the standard error of that difference. Both are 0 where there are too few folds to tell.
+    losses : ndarray of float64, shape (n,)
+        Log-loss of each row, by weights that were chosen on the rows of the other folds.
+    is_right : ndarray of bool, shape (n,)
+        Whether the fused head, by such weights, gives the row its class.
     """
 
     pool: Pool
     left_out: LeftOutFigures
     gain: float
     standard_error: float
+    losses: Matrix
+    is_right: npt.NDArray[np.bool_]
 
 
 def weigh(rows: LeftOutRows) -> Weighing:
@@ -147,15 +153,18 @@ def weigh(rows: LeftOutRows) -> Weighing:
         without = _chosen(others)[0]
         left = rows.of(is_left)
         scores[is_left], losses[is_left] = without.scores(left.logs), left.losses(without)
+    is_right = scores.argmax(axis=1) == rows.codes
     return Weighing(
         pool=pool,
         left_out=LeftOutFigures(
-            accuracy=rows.mean(scores.argmax(axis=1) == rows.codes),
+            accuracy=rows.mean(is_right),
             log_loss=rows.mean(losses),
             n_rows=len(rows.codes),
         ),
         gain=gain,
         standard_error=standard_error,
+        losses=losses,
+        is_right=is_right,
     )
 
 

@@ -15,6 +15,7 @@ SOLVERS = ("auto", "direct", "falkon", "falkon-lib")
 # Defaults of the options that only some heads take, in the order in which they are checked. Any other value
 # counts as given, and is refused for a head that does not take the option.
 _DEFAULTS = {"solver": "auto", "sigma": None, "penalty": None, "kernel": "gaussian", "n_centers": 1000}
+_UNCHOSEN = {"head": "falkon", "params": None}
 
 
 class HeadArguments(TypedDict, total=False):
@@ -29,6 +30,7 @@ class HeadArguments(TypedDict, total=False):
     solver: str
     cv: int | str | None
     class_weight: str | None
+    best: bool
     budget: float | None
 
 
@@ -61,8 +63,11 @@ class HeadOptions:
         penalty.
     class_weight : None or "balanced"
         ``balanced`` weighs rows by the inverse frequency of their class.
+    best : bool
+        Compare everything that is stored: heads, sets of layers, models and their fusion. The head and its
+        hyperparameters are then not for others to choose.
     budget : float, optional
-        Seconds that head ``auto`` may take for all its fits; 120 by default.
+        Seconds that head ``auto`` may take for all its fits, 120 by default; or `best`, 600 by default.
 
     Raises
     ------
@@ -79,6 +84,7 @@ class HeadOptions:
     solver: str = "auto"
     cv: int | str | None = 5
     class_weight: str | None = None
+    best: bool = False
     budget: float | None = None
 
     def __post_init__(self) -> None:
@@ -88,11 +94,14 @@ class HeadOptions:
         check_choice(self.solver, SOLVERS, option="solver")
         self._refuse_without_meaning()
         check_kernel(self.kernel)
-        if self.is_auto:
-            self._check_auto()
+        if self.best:
+            refuse_with_best([name for name in ("head", "params", *_DEFAULTS) if self._is_changed(name)])
+        if self.is_auto or self.best:
+            self._check_search()
         elif self.budget is not None:
             raise InputError(
-                f"budget has no meaning for head {self.head!r}; leave it out, or use head {AUTO_HEAD!r}"
+                f"budget has no meaning for head {self.head!r}; leave it out, or use head {AUTO_HEAD!r}, or "
+                "best"
             )
 
     @property
@@ -136,7 +145,11 @@ class HeadOptions:
                     option=name,
                 )
 
-    def _check_auto(self) -> None:
+    def _is_changed(self, name: str) -> bool:
+        return self._is_given(name) if name in _DEFAULTS else bool(getattr(self, name) != _UNCHOSEN[name])
+
+    def _check_search(self) -> None:
+        what = "best" if self.best else f"head {AUTO_HEAD!r}"
         if self.budget is not None and not self.budget > 0:
             raise InputError(f"budget is {self.budget:g} seconds; give more than 0")
         if self.params:
@@ -145,9 +158,7 @@ class HeadOptions:
                 "its defaults; name the head"
             )
         if self.cv is None:
-            raise InputError(
-                "cv is None, but head 'auto' compares by cross-validation; give a number of folds"
-            )
+            raise InputError(f"cv is None, but {what} compares by cross-validation; give a number of folds")
 
 
 def refuse_without_meaning(head: str, given: Collection[str]) -> None:
@@ -170,5 +181,27 @@ def refuse_without_meaning(head: str, given: Collection[str]) -> None:
             raise InputError(
                 f"{name} has no meaning for head {head!r}; leave it out, or use head "
                 f"{' or '.join(repr(kind.name) for kind in KINDS.values() if name in kind.options)}",
+                option=name,
+            )
+
+
+def refuse_with_best(given: Collection[str]) -> None:
+    """Refuse options of the fit with `best`, which chooses them.
+
+    Parameters
+    ----------
+    given : collection of str
+        Names of the fields of `HeadOptions` that were given.
+
+    Raises
+    ------
+    InputError
+        For the first of the options that best chooses.
+    """
+    for name in ("head", "params", *_DEFAULTS):
+        if name in given:
+            raise InputError(
+                f"{name} has no meaning with best, which chooses the head and its parameters; leave it out, "
+                "or train without best",
                 option=name,
             )

@@ -15,9 +15,9 @@ from toptune.store.features.feature_view import ModelFeatures, StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.store.files.writing import check_writable
 from toptune.store.joined.joined_features import JoinedFeatures, joined_name
+from toptune.train.best.training import train
 from toptune.train.fusion.late import share_of_budget
 from toptune.train.fusion.members import open_members
-from toptune.train.fusion.training import train
 from toptune.train.heads.kinds import kind_of
 from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.reports.comparison_report import UNGROUPED, Comparison, RunRow, compare_rows

@@ -72,7 +72,7 @@ class TrainOptions:
     Raises
     ------
     InputError
-        For a preprocessing step that does not exist; for dask workers with head ``auto``.
+        For a preprocessing step that does not exist; for dask workers with head ``auto`` or with `best`.
     """
 
     rows: RowOptions = field(default_factory=RowOptions)
@@ -90,10 +90,9 @@ class TrainOptions:
         parse_preprocessing(self.preprocessing)
         if self.fusion is not None:
             check_choice(self.fusion, FUSIONS, option="fusion")
-        if self.head.is_auto and self.limits.dask is not None:
-            raise InputError(
-                f"dask is {self.limits.dask!r}, which head 'auto' does not know; use falkon or ridge"
-            )
+        if (self.head.is_auto or self.head.best) and self.limits.dask is not None:
+            what = "best" if self.head.best else "head 'auto'"
+            raise InputError(f"dask is {self.limits.dask!r}, which {what} does not know; use falkon or ridge")
 
     @property
     def preprocessing(self) -> str:

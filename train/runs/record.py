@@ -24,6 +24,7 @@ from toptune.store.joined.joined_features import members_of
 from toptune.train.rows.chosen_rows import rows_digest
 from toptune.train.rows.decisions import DecisionFile
 from toptune.train.rows.splits import Split
+from toptune.train.runs.best_record import BestRecord
 from toptune.train.runs.sources import CacheIdentity, JsonObject, RunArray, RunSource
 
 if TYPE_CHECKING:  # heads import torch and scikit-learn, which reading a record does not need
@@ -276,6 +277,8 @@ class RunRecord:
     warnings : tuple of str
     versions, created : mapping of str to str
         Versions of the libraries; who made the run, when and where.
+    best : BestRecord, optional
+        Of a run of ``train --best``: what its options were chosen among.
     update : UpdateRecord, optional
         What changed, for a run made from an earlier run.
     files : mapping of str to str, optional
@@ -318,6 +321,7 @@ class RunRecord:
     preprocessing: JsonObject | None = None
     saves: Savings | None = None
     fusion: FusionRecord | None = None
+    best: BestRecord | None = None
     update: UpdateRecord | None = None
     files: Mapping[str, str] | None = None
     relabelled: JsonObject | None = None
@@ -359,7 +363,10 @@ class RunRecord:
 
     @property
     def left_out_accuracy(self) -> float | None:
-        """Cross-validated accuracy by which the head chose hyperparameters; None if the run has none."""
+        """Cross-validated accuracy of the head, or of the choice that led to it; None if the run has none."""
+        # The figure of the chosen head alone would flatter a head that was chosen by it.
+        if self.best is not None:
+            return self.best.accuracy
         left_out = (self.report or {}).get("left_out")
         value = left_out.get("accuracy") if isinstance(left_out, Mapping) else None
         return float(value) if isinstance(value, int | float) else None

@@ -18,7 +18,7 @@ from toptune.machine.device_memory import explained_out_of_memory
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.features.blocks import Blocks
-from toptune.store.files.json_records import record_from_json
+from toptune.store.files.json_records import record_from_json, record_to_json
 from toptune.store.files.json_values import read_json
 from toptune.store.files.reading import read_linked
 from toptune.text import repr_line
@@ -189,6 +189,7 @@ class Run:
             "arrays": [array.name for array in self.arrays],
             "device": self.record.options.get("device"),
             "auto": self.record.auto,
+            "best": None if self.record.best is None else record_to_json(self.record.best),
             "selected": dict(self.record.selected),
             "warnings": list(self.record.warnings),
             "metrics": self.metrics,
@@ -308,8 +309,9 @@ def first_line(what: str, metrics: Mapping[str, Any]) -> str:
 def last_lines(
     folder: Path, record: RunRecord, metrics: Mapping[str, Any], size_note: str | None
 ) -> list[str]:
-    """Give the warnings of a run, its costs and its place, as the text of a run ends."""
-    lines = [f"note: {warning}" for warning in record.warnings]
+    """Give what a run was chosen among, its warnings, costs and place, as the text of the run ends."""
+    lines = [] if record.best is None else [*record.best.lines()]
+    lines += [f"note: {warning}" for warning in record.warnings]
     lines += [f"note: {size_note}"] if size_note else []
     lines += [describe_costs(metrics["costs"])] if "costs" in metrics else []
     return [*lines, f"written to {folder}"]

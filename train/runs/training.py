@@ -33,6 +33,7 @@ from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Prepro
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.rows.copies import digests_of
 from toptune.train.rows.grids import grid_of
+from toptune.train.runs.best_record import BestRecord
 from toptune.train.runs.options import TrainOptions
 from toptune.train.runs.record import DEALT, GROUPS, FoldsRecord, SplitRecord, trained_record
 from toptune.train.runs.restriction import restricted_run
@@ -124,6 +125,7 @@ def train_run(
     out: str | os.PathLike[str],
     options: TrainOptions,
     progress: Callable[[str], None] | None = None,
+    best: BestRecord | None = None,
 ) -> Run:
     """Train a head on the stored features of one model; see `toptune.train.train`."""
     phases = Phases(progress)
@@ -140,8 +142,9 @@ def train_run(
     )
     arrays = stored_arrays(features, options)
     return train_on(
-        features, arrays, models=(model,), store=opened.root, path=path, options=options, phases=phases
-    )
+        features, arrays, models=(model,), store=opened.root, path=path, options=options, phases=phases,
+        best=best,
+    )  # fmt: skip
 
 
 def train_on(
@@ -153,6 +156,7 @@ def train_on(
     path: Path,
     options: TrainOptions,
     phases: Phases,
+    best: BestRecord | None = None,
 ) -> Run:
     """Train one head on arrays of stored features, and write its RUN folder.
 
@@ -170,6 +174,8 @@ def train_on(
         The RUN folder.
     options : TrainOptions
     phases : Phases
+    best : BestRecord, optional
+        What the options were chosen among.
     """
     features.mark_used()
     failed = features.failed_rows([array.name for array in arrays])
@@ -188,6 +194,7 @@ def train_on(
         rows = rows.without(bad_rows)
     with phases("fit"):
         fitted = fit_prepared(prepared, preprocessing, rows, path=path, store=store)
+        fitted = replace(fitted, run=replace(fitted.run, record=replace(fitted.run.record, best=best)))
     with phases("test"), scoring_room(options):
         scored = score(fitted.run, features, rows.split.test)
     counts = {

@@ -375,8 +375,9 @@ def _updated_record(
             rows_digest=rows_digest(split, after.manifest),
         ),
         manifest=ManifestIdentity.of(after.manifest),
-        # The trials of `auto` compared heads on the old rows and say nothing about the updated head.
+        # What was tried was compared on the old rows, and says nothing about the updated head.
         auto=None,
+        best=None,
         selected=json_ready({**old.record.selected, **measured}),
         warnings=(*notes, *head.report["warnings"]),
         report=json_ready(head.report),

@@ -108,7 +108,12 @@ def _cells(study: Study) -> Iterator[Cell]:
                         wanted = [of_head["layers"]] if "layers" in of_head else study.layers
                         for each in wanted:
                             layers, spelt = _layers_of(each, study.members(model))
-                            options = {**of_head, "layers": layers, **_fusion(study, model), **common}
+                            options = {
+                                **of_head,
+                                "layers": layers,
+                                **_fusion(study, model, of_head),
+                                **common,
+                            }
                             yield _cell(
                                 study, "train", dataset, model, method, spelt, size, options, decided[dataset]
                             )
@@ -131,8 +136,10 @@ def _layers_of(layers: Any, members: Sequence[str]) -> tuple[Any, str]:
     return of_members, " ".join(f"{name}={each}" for name, each in of_members.items())
 
 
-def _fusion(study: Study, model: str) -> Keywords:
-    return {name: value for name, value in study.models[model].items() if name == "fusion"}
+def _fusion(study: Study, model: str, of_head: Keywords) -> Keywords:
+    # What chooses the fusion itself sees the backbones alone.
+    names = () if of_head.get("best") else ("fusion",)
+    return {name: value for name, value in study.models[model].items() if name in names}
 
 
 def _wanted(methods: Named, dataset: str, model: str, seed: int) -> Iterator[tuple[str, Keywords]]:

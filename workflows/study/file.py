@@ -16,6 +16,7 @@ from toptune.options import choices
 from toptune.store.arrays.stored_layers import LAST
 from toptune.store.datasets.outside_text import outside_text, read_outside_text
 from toptune.store.files.names import is_path
+from toptune.train.heads.options import HeadOptions
 from toptune.train.rows.options import MOST_SEEDS, OF_DECISIONS
 from toptune.train.runs.options import FUSIONS, LATE
 
@@ -155,7 +156,11 @@ def read_study(path: str | os.PathLike[str]) -> Study:
         },
         layers=tuple(_strings(given.get("layers", [ALL]), "layers", file)),
         heads={
-            name: {"head": name, **_limited(options, f"heads: {name}", known, file)}
+            # What chooses the head itself is named as anyone likes.
+            name: {
+                "head": HeadOptions.head if options.get("best") else name,
+                **_limited(options, f"heads: {name}", known, file),
+            }
             for name, options in heads.items()
         },
         sizes=_sizes(given, file),

@@ -13,7 +13,7 @@ from toptune.extract.extraction import extract
 from toptune.extract.images.remarks import each_said_once
 from toptune.machine.dask_cluster import each_finished, open_client
 from toptune.text import counted
-from toptune.train.fusion.training import train
+from toptune.train.best.training import train
 from toptune.train.reports.notes import Notes, gather_notes
 from toptune.workflows.finetuning.finetune import finetune
 from toptune.workflows.study.cells import Cell, cells_of

@@ -16,6 +16,7 @@ from toptune.extract import extract
 from toptune.options import options_of
 from toptune.store import FeatureStore, InputError
 from toptune.train import make_head, train
+from toptune.train.runs.options import TrainOptions
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.study.cells import cells_of
 from toptune.workflows.study.file import read_study
@@ -419,3 +420,16 @@ def test_remarks_on_a_data_set_are_said_once_in_a_study(
         "others",
         "photos",
     ]
+
+
+def test_a_method_may_choose_head_layers_and_fusion_by_itself(tmp_path: Path) -> None:
+    models = {"glyphs": MODEL, "tiny": "random:test_efficientnet", "both": {"models": ["glyphs", "tiny"]}}
+    heads = {"best": {"best": True, "layers": "all", "budget": 5}, "ridge": {}}
+    cells = cells_of(read_study(write(tmp_path, models=models, heads=heads, layers=["last"], seeds=1)))
+    best = [cell for cell in cells if cell.method == "best"]
+    assert [cell.model for cell in best] == ["glyphs", "tiny", "both"]
+    for cell in best:
+        options = options_of(TrainOptions, cell.options, call="train")
+        assert options.head.best
+        assert options.fusion is None
+    assert [cell.options.get("fusion") for cell in cells if cell.method == "ridge"] == [None, None, "late"]

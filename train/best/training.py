@@ -1,4 +1,4 @@
-"""`train`: from the stored features of one model, or of several, to a RUN folder."""
+"""`train`: from the stored features of one model, of several, or the best of all, to a RUN folder."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Unpack, overload
 
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
-from toptune.store.features.listing import only_features
+from toptune.store.features.listing import only_dataset, only_features, stored_models
+from toptune.train.best.choosing import train_best
 from toptune.train.fusion.join import train_join
 from toptune.train.fusion.late import train_late
 from toptune.train.runs.options import JOIN, TrainArguments, TrainOptions
@@ -57,7 +58,7 @@ def train(
         Name of the data set in the store; by default the only one there.
     model : str, optional
         Name of the model whose features are in the store, spelled as for `toptune.extract.extract`; by
-        default the only one over the data set.
+        default the only one over the data set, and with ``best`` all that are stored.
     models : sequence of str, optional
         In place of `model`, several models that share the run; ``fusion`` says how.
     out : path
@@ -94,11 +95,16 @@ def train(
     """
     options = options_of(TrainOptions, arguments, call="train")
     store = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    if models is None:
+    if options.head.best and model is None and models is None:
+        dataset = only_dataset(store) if dataset is None else dataset
+        models = stored_models(store, dataset)
+    elif models is None:
         dataset, model = only_features(store, dataset=dataset, model=model)
     names = options.check_models(model, models)
     if dataset is None:
         dataset, _ = only_features(store, model=names[0])
+    if options.head.best:
+        return train_best(store, dataset=dataset, models=names, out=out, options=options, progress=progress)
     if len(names) == 1:
         options = options.for_model(names[0])
         return train_run(store, dataset=dataset, model=names[0], out=out, options=options, progress=progress)
