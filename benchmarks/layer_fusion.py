@@ -75,7 +75,9 @@ class Data:
         for chosen in (rows.split.train, rows.split.test):
             values = np.asarray(features.blocks(names, chosen).take(np.arange(len(chosen))))
             columns = torch.from_numpy(prepared.apply(values)).double()
-            parts.append([part / np.sqrt(columns.shape[1]) for part in columns.split(list(dims), dim=1)])
+            parts.append(
+                [part / np.sqrt(columns.shape[1]) for part in torch.split(columns, list(dims), dim=1)]
+            )
         self.train, self.test = parts
         labels = np.array([str(each) for each in features.manifest.labels])
         classes, codes = np.unique(labels[np.concatenate([rows.split.train, rows.split.test])],
@@ -140,12 +142,12 @@ def weighted(data: Data, *, is_equal: bool) -> dict[str, Any]:
     bounds = list(zip([*low, -16.0, -2.0], [*high, 0.0, 6.0], strict=True))
     found = minimize(value, best, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 25})
     free = torch.from_numpy(found.x)
-    point = torch.cat([free[:1].expand(n_layers), free[1:]]) if is_equal else free
-    scores, coefficients, logs = left_out(point)
+    fitted = torch.cat([free[:1].expand(n_layers), free[1:]]) if is_equal else free
+    scores, coefficients, logs = left_out(fitted)
     kernel = torch.exp(-torch.tensordot(logs.exp() / n_layers, outer, dims=1) / 2)
-    told = figures((kernel @ coefficients + shares) * point[-1].exp(), data.test_codes)
+    told = figures((kernel @ coefficients + shares) * fitted[-1].exp(), data.test_codes)
     spread = float((logs - logs.mean()).square().mean().sqrt())
-    return told | {"left_out": figures(scores * point[-1].exp(), data.codes), "spread": spread}
+    return told | {"left_out": figures(scores * fitted[-1].exp(), data.codes), "spread": spread}
 
 
 def aligned(data: Data) -> dict[str, Any]:
@@ -172,10 +174,7 @@ def aligned(data: Data) -> dict[str, Any]:
             inverse = vectors / (values + n * penalty) @ vectors.T
             coefficients = inverse @ (targets - shares)
             scores = targets - coefficients / inverse.diagonal()[:, None]
-            temperature = min(
-                (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5),
-                key=lambda t, s=scores: float(nn.functional.cross_entropy(s / t, data.codes)),
-            )
+            temperature = fit_temperature(scores.numpy(), data.codes.numpy()).value
             told = figures(scores / temperature, data.codes)
             if not best or told["log_loss"] < best["left_out"]["log_loss"]:
                 answer = torch.tensordot(mix, torch.exp(-outer / scale * width / 2), dims=1) @ coefficients
@@ -202,7 +201,9 @@ class Attentive(nn.Module):
         scores = torch.einsum("ntd,hd->nht", tokens + self.places, self.queries)
         weights = self.dropout(scores.softmax(dim=2))
         gathered = torch.einsum("nht,ntd->nhd", weights, tokens)
-        return self.out(self.dropout(torch.einsum("nhd,hdk->nhk", gathered, self.values).flatten(1)))
+        values = torch.einsum("nhd,hdk->nhk", gathered, self.values).flatten(1)
+        answers: Tensor = self.out(self.dropout(values))
+        return answers
 
 
 def train_attentive(
@@ -216,10 +217,10 @@ def train_attentive(
     steps = EPOCHS * -(-n // 64)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(EPOCHS):
-        for rows in torch.randperm(n).split(64):
+        for rows in torch.split(torch.randperm(n), 64):
             loss = nn.functional.cross_entropy(model([part[rows] for part in layers]), codes[rows])
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
     return model.eval()

@@ -16,6 +16,7 @@ from toptune.train import FusedRun, Run, evaluate_run, load_run, train, update_r
 from toptune.train.best import candidates as candidates_module, trials
 from toptune.train.best.candidates import HEADS, candidates
 from toptune.train.best.choice import LeftOutAnswers, choose_best
+from toptune.train.heads import heads
 from toptune.train.runs.best_record import BestRecord
 from toptune.train.runs.options import TrainOptions
 
@@ -175,7 +176,7 @@ def test_a_head_that_memory_refuses_is_skipped_and_said(
     two_models: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_heads: None
 ) -> None:
     del two_heads
-    made = trials.new_head
+    made = heads.new_head
 
     def refusing(options: Any, **others: Any) -> Any:
         if options.head == "lda":
@@ -194,9 +195,8 @@ def test_an_update_forgets_what_was_tried(
 ) -> None:
     store = two_models()
     monkeypatch.setattr(candidates_module, "HEADS", ("falkon", "ridge"))
-    for name, models in (("alone", ["small"]), ("late", ["small", "large"])):
-        fusion = {"fusion": "late"} if len(models) > 1 else {}
-        run = train(store, models=models, out=tmp_path / name, layers="last", **fusion, **OPTIONS)
+    for name, models, fusion in (("alone", ["small"], None), ("late", ["small", "large"], "late")):
+        run = train(store, models=models, fusion=fusion, out=tmp_path / name, layers="last", **OPTIONS)
         assert best_of(run)
         newer = update_run(run, out=tmp_path / f"newer {name}", store=store, forget=["g0/picture 0.png"])
         assert newer.record.best is None
