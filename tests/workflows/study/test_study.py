@@ -188,6 +188,25 @@ def test_layers_of_each_backbone_are_those_of_its_own_trainings(tmp_path: Path) 
     assert cells[1].folder == single[1].folder
 
 
+def test_other_decisions_about_images_are_another_training(tmp_path: Path) -> None:
+    table = tmp_path / "out.csv"
+    folders = []
+    for text in ("a.png\n", "b.png\n"):
+        table.write_text(text)
+        path = write(tmp_path, seeds=1, datasets={"shapes": {"data": "shapes", "exclude": "out.csv"}})
+        cell = cells_of(read_study(path))[0]
+        # The path is relative to the file of the study.
+        assert cell.options["exclude"] == str(table)
+        folders.append(cell.folder)
+    assert folders[0] != folders[1]
+    table.write_text("")
+    with pytest.raises(InputError, match=r"datasets: shapes: .*out.csv holds no decision"):
+        cells_of(read_study(path))
+    strange = write(tmp_path, seeds=1, heads={"ridge": {"exclude": "out.csv"}})
+    with pytest.raises(InputError, match=r"say it under datasets: NAME: \{data: PATH, exclude: FILE\}"):
+        cells_of(read_study(strange))
+
+
 def test_fine_tuning_does_not_depend_on_how_features_are_stored(tmp_path: Path) -> None:
     asked = {"finetune": {"full": {"epochs": 3}}, "seeds": 1}
     folders = [
