@@ -36,7 +36,8 @@ from toptune.machine.devices import AUTO
     multiple=True,
     required=True,
     metavar="NAME",
-    help="Backbone as timm names it: arch.tag, hf-hub:..., local-dir:FOLDER. The option may be given several "
+    help="Backbone as timm names it: arch.tag, hf-hub:..., local-dir:FOLDER; or a network of another "
+    "library: torchvision:NAME, transformers:NAME, open_clip:ARCH/TAG. The option may be given several "
     "times, for models that share what is read; @FILE has one model a line.",
 )
 @STORE
