@@ -7,7 +7,7 @@ ASSETS ?= ../shared/assets
 # The environment is made anew only when what it is made of has changed.
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check format drawing docs soak bench bench-store bench-solvers gpu study pretrain clean
+.PHONY: help demo test check format drawing docs soak bench bench-store bench-solvers gpu study pretrain dist clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -69,5 +69,8 @@ study: $(READY) ## the studies of docs/study.md and their report, study/report.h
 pretrain: $(READY) ## make the embedded backbone's weights again
 	$(BIN)/python scripts/pretrain_glyphs.py
 
+dist: $(READY) ## sdist and wheel, dist/
+	$(BIN)/python -m build --no-isolation
+
 clean: ## remove the environment and everything made by running
-	rm -rf $(VENV) toptune-demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) toptune-demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,9 +1,13 @@
 """`CostMeter` measures seconds, memory, bytes, energy and emissions of this process and its children."""
 
-import resource
 import sys
 import time
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 from toptune.costs.accelerators import AcceleratorUse, Nvml
 from toptune.costs.emissions import emissions_of, local_intensity
@@ -137,16 +141,25 @@ def describe_costs(costs: Costs) -> str:
     parts.append(f"{costs['energy_joules']:.0f} J{' (estimated)' if costs['energy']['estimate'] else ''}")
     if emitted is not None and intensity is not None:
         parts.append(f"{1000 * emitted:.2g} g CO2e ({intensity['country']})")
-    return ", ".join([*parts, f"{costs['peak_memory_bytes'] / 1e6:.0f} MB of memory at most"])
+    peak = costs["peak_memory_bytes"]
+    parts += [f"{peak / 1e6:.0f} MB of memory at most"] if peak else []
+    return ", ".join(parts)
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident set of this process so far."""
+    """Return the largest resident set of this process so far; 0 where the system does not tell it."""
+    if resource is None:
+        return 0
     # Linux counts in KiB, macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _cpu_seconds() -> float:
-    """Return the CPU seconds of all threads, and of the child processes that have been waited for."""
+    """Return the CPU seconds of all threads, and of the child processes that have been waited for.
+
+    Without `resource`, as in Windows, those of the child processes are not known.
+    """
+    if resource is None:
+        return time.process_time()
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(each.ru_utime + each.ru_stime for each in used)

@@ -68,5 +68,5 @@ class ProcessorEnergy:
         try:
             fields = (self._proc / "stat").read_text().split("\n", 1)[0].split()[1:]
             return sum(int(fields[place]) for place in _BUSY) / os.sysconf("SC_CLK_TCK")
-        except (OSError, ValueError, IndexError):
+        except (OSError, ValueError, IndexError, AttributeError):  # Windows has no sysconf.
             return None

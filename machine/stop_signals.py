@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# Windows has no SIGUSR1, which batch systems send.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+# Without a timer, as in Windows, the grace time is told to the work and not insisted upon.
+HAS_TIMER = hasattr(signal, "setitimer")
 # Schedulers signal a script and its children alike, and the script passes the signal on: two signals within
 # this many seconds are one wish to stop.
 SAME_SECONDS = 1.0
@@ -58,18 +61,20 @@ def stop_on_signals(grace_seconds: float, *, at_hand: str = "the unit") -> Itera
             f"{signal.Signals(number).name}: {at_hand} at hand is finished if that takes at most "
             f"{grace_seconds:g} s; a second signal stops at once\n".encode(),
         )
-        timer = signal.setitimer(signal.ITIMER_REAL, grace_seconds)
+        if HAS_TIMER:
+            timer = signal.setitimer(signal.ITIMER_REAL, grace_seconds)
 
     def insist(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, ask) for number in SIGNALS}
-    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, insist)
+    if HAS_TIMER:
+        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, insist)
     try:
         yield seconds_left
     finally:
         # The caller may have had a timer of its own, which was replaced by the grace time.
-        if asked is not None:
+        if asked is not None and HAS_TIMER:
             signal.setitimer(signal.ITIMER_REAL, *timer)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -28,7 +28,7 @@ LONG = (
     "test_check_estimator.py",
     "test_slurm.py",
     "test_slurm_jobs.py",
-    "test_demonstration.py",
+    "test_packages.py",
     "test_dask_units.py",
 )
 

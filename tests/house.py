@@ -60,11 +60,16 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
+def root_files() -> list[Path]:
+    """The Python files at the root that are modules of the package; setup.py builds it."""
+    return [path for path in ROOT.glob("*.py") if path.name != "setup.py"]
+
+
 @functools.cache
 def sources() -> tuple[Path, ...]:
     """Every Python file of the package."""
     inside = (path for house in HOUSES for path in (ROOT / house).rglob("*.py"))
-    return tuple(sorted([*ROOT.glob("*.py"), *inside]))
+    return tuple(sorted([*root_files(), *inside]))
 
 
 def room_of(path: Path) -> str:

@@ -1,13 +1,11 @@
-"""The layout of the repository: what may import what, and that packaging ships it all."""
+"""The layout of the repository: what may import what."""
 
 import ast
 import importlib
 import resource
-import shutil
 import subprocess
 import sys
 import tomllib
-import zipfile
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +21,7 @@ from house import (
     imported_files,
     named_modules,
     room_of,
+    root_files,
     sources,
     tree_of,
 )  # fmt: skip
@@ -88,15 +87,6 @@ def test_libraries_stay_where_they_belong(path: Path) -> None:
     assert not libraries & {"pickle", "joblib", "cloudpickle", "dill"} - may, "nothing is ever pickled"
 
 
-def test_the_package_list_is_the_folders() -> None:
-    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    folders = {path.parent.relative_to(ROOT) for path in sources()} - {Path()}
-    assert setuptools["packages"] == [
-        "toptune",
-        *sorted("toptune." + folder.as_posix().replace("/", ".") for folder in folders),
-    ]
-
-
 @pytest.mark.parametrize("part", ["", *FRONTS])
 def test_all_names_exactly_what_is_public(part: str) -> None:
     module = importlib.import_module(f"toptune.{part}".rstrip("."))
@@ -157,35 +147,15 @@ def test_names_of_modules_in_texts_lead_somewhere() -> None:
 
 def test_type_checkers_see_what_is_there() -> None:
     links = {link.name for link in (ROOT / ".typing" / "toptune").iterdir()}
-    modules = {path.name for path in (*ROOT.glob("*.py"), *ROOT.glob("*.pyi"))}
+    modules = {path.name for path in (*root_files(), *ROOT.glob("*.pyi"))}
     assert links == modules | {*HOUSES, "benchmarks", "scripts", "tests"}
     # A copy in the place of a link would be checked instead of the code: `sed -i` makes one.
     for link in (ROOT / ".typing" / "toptune").iterdir():
         assert link.is_symlink(), f"{link} is a copy; make it a link to ../../{link.name} again"
         assert link.resolve() == (ROOT / link.name).resolve()
     banned = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
-    names = {*HOUSES, *(path.stem for path in ROOT.glob("*.py"))} - {"__init__"}
+    names = {*HOUSES, *(path.stem for path in root_files())} - {"__init__"}
     assert banned["flake8-tidy-imports"]["banned-api"].keys() == names, "import toptune.x, never x"
-
-
-def test_a_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
-    tracked = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    inside = {name for name in tracked if name.split("/")[0] in HOUSES or "/" not in name}
-    for name in inside:
-        if (ROOT / name).exists():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, tmp_path / name)
-    # The backend itself, in place of `pip wheel`, which would download it.
-    build = "from setuptools import build_meta; print('wheel:', build_meta.build_wheel('.'), sep='')"
-    done = subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    with zipfile.ZipFile(tmp_path / done.stdout.rsplit("wheel:")[-1].strip()) as wheel:
-        shipped = {name.removeprefix("toptune/") for name in wheel.namelist() if ".dist-info/" not in name}
-    code = {name for name in inside if "/" in name or name.endswith((".py", ".pyi"))} | {"py.typed"}
-    assert shipped == {name for name in code if (ROOT / name).exists()}
 
 
 def cpu_seconds_of_children() -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toptune.errors import InputError, UnreadableImageError
+from toptune.store.files.system_errors import READING
 
 # A process may usually have 1,024 files open; the store and the libraries need the rest.
 MAX_OPEN = 128
@@ -78,7 +79,7 @@ def open_regular(path: str | os.PathLike[str]) -> int:
     # Opening a device may do something already, so that the mode is looked at before. A file that is replaced
     # by a pipe in between does no harm: the descriptor does not wait, and its own mode is looked at after.
     refuse_other(os.stat(path).st_mode)  # noqa: PTH116  (also for millions of images)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = os.open(path, READING)
     try:
         refuse_other(os.fstat(descriptor).st_mode)
     except UnreadableImageError:

@@ -13,6 +13,7 @@ from toptune.errors import InputError, StoreError
 from toptune.store.files.bucket_place import BucketPlace
 from toptune.store.files.local_place import HeldFolder, LocalPlace
 from toptune.store.files.s3_path import SCHEME, FileStatus, ObjectPath
+from toptune.store.files.system_errors import refuse_other_systems
 
 
 class Place(Protocol):
@@ -263,6 +264,7 @@ def place_of(root: str | os.PathLike[str]) -> Path:
     # A path that this function returned may come back in, for instance from a `FeatureStore`.
     if isinstance(root, ObjectPath):
         return root
+    refuse_other_systems()
     text = os.fspath(root)
     if not text:
         raise InputError("--store is empty; give a folder, or s3://bucket/prefix")

@@ -15,7 +15,7 @@ from pathlib import Path
 from toptune.errors import CorruptError, StoreError
 from toptune.store.files.names import is_stray, is_temporary
 from toptune.store.files.s3_path import ObjectPath
-from toptune.store.files.system_errors import explained_reading, not_readable
+from toptune.store.files.system_errors import READING, explained_reading, not_readable
 
 logger = logging.getLogger(__name__)
 # Up to the first limit any size is believed; beyond it a file must not unpack to more than `MAX_RATIO` times
@@ -108,10 +108,10 @@ def open_regular(path: Path, at: str, *, dir_fd: int | None = None) -> int:
         If the system refuses.
     """
     # O_NONBLOCK lets a pipe open at once, and means nothing for a regular file.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    flags = READING
     try:
         try:
-            descriptor = os.open(at, flags | os.O_NOFOLLOW, dir_fd=dir_fd)
+            descriptor = os.open(at, flags | getattr(os, "O_NOFOLLOW", 0), dir_fd=dir_fd)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
@@ -160,7 +160,7 @@ def opened_linked(path: Path) -> Iterator[io.BufferedReader]:
     """Open a file outside of any store, which may be a link to anywhere; errors as of `read_file`."""
     with explained_reading(path):
         # O_NONBLOCK lets a pipe open at once, instead of waiting for its writer without end.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, READING)
         with os.fdopen(descriptor, "rb") as file:
             kind = os.fstat(descriptor).st_mode
             if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):

@@ -2,10 +2,17 @@
 
 import contextlib
 import errno
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from toptune.errors import CorruptError, FormatVersionError, StoreError, StoreNotFoundError
+from toptune.errors import CorruptError, FormatVersionError, InputError, StoreError, StoreNotFoundError
+
+# Flags for reading a file: no child inherits it, a pipe opens at once, and Windows changes no ends of lines.
+READING = (
+    os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+)
 
 _ON_WRITING = {
     errno.ENOSPC: "free some space and run the same command again{kept}",
@@ -85,6 +92,21 @@ def not_writable(path: Path, error: OSError, *, elsewhere: str, kept: str) -> St
     step = steps.get(error.errno or 0, f"{kept}; run the same command again, or {elsewhere}")
     step = step.format(elsewhere=elsewhere, kept=f"; {kept}")
     return StoreError(f"cannot write {path}: {_reason(error)}; {step}", path)
+
+
+def refuse_other_systems() -> None:
+    """Raise an `InputError` where folders cannot be held open, as a store on a disk needs.
+
+    What is written through a held folder belongs to the folder that was checked, whatever its name leads to
+    by then. Windows holds no folders.
+    """
+    if not (hasattr(os, "O_DIRECTORY") and {os.open, os.link, os.rename} <= os.supports_dir_fd):
+        raise InputError(
+            f"a feature store needs hard links and folders that are held open, which {sys.platform} does not "
+            "offer to Python; run toptune in the Windows Subsystem for Linux, in a container, or on another "
+            "machine",
+            option="store",
+        )
 
 
 @contextlib.contextmanager
