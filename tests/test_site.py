@@ -121,7 +121,7 @@ def test_lists_begin_after_a_blank_line() -> None:
 
 def test_notebooks_are_programs_of_cells() -> None:
     programs = sorted((ROOT / "docs/notebooks").glob("*.py"))
-    assert len(programs) == 2
+    assert len(programs) == 3
     for program in programs:
         text = program.read_text(encoding="utf-8")
         assert text.startswith("# %% [markdown]\n# # ")

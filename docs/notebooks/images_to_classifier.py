@@ -41,7 +41,7 @@ print(f"accuracy {run.metrics['accuracy']:.3f}, log-loss {run.metrics['log_loss'
 # The RUN folder is all that a classifier needs. It takes files, folders, bytes, and lists of them.
 
 # %%
-from toptune.workflows import Classifier
+from toptune import Classifier
 
 classifier = Classifier.load("run-my-images")
 for prediction in classifier.predict("my-images/digit-3")[:3]:
