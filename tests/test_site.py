@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -105,6 +106,14 @@ def test_the_reference_has_the_help_of_every_command() -> None:
         below = command.commands if isinstance(command, click.Group) else {}
         assert all(f"\n## toptune {name} {each}\n" in text for each in below)
     assert "\n  -h, --help  Show this message and exit." in text
+
+
+def test_the_page_on_installing_names_every_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (ROOT / "docs/start/install.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `([\w-]+)` \|", page, flags=re.MULTILINE))
+    # What benchmarks, tests and the site take is for developers.
+    assert named == project["optional-dependencies"].keys() - {"bench", "dev", "docs"}
 
 
 def test_lists_begin_after_a_blank_line() -> None:
