@@ -4,7 +4,7 @@ import csv
 import json
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -142,14 +142,31 @@ def read_outside_table(path: Path, what: str, *, keeps_empty_lines: bool = False
     return OutsideTable(columns, table.num_rows, n_unnamed=names.count(None), separator=separator)
 
 
+def head_of_table(lines: Iterator[str]) -> tuple[int, str, str]:
+    r"""Return how many lines stand before the line of names, this line, and the separator of its columns.
+
+    Parameters
+    ----------
+    lines : iterator of str
+        Lines of a table in text, of which those up to the line of names are taken.
+
+    Examples
+    --------
+    >>> head_of_table(iter(["sep=;\n", "id;label\n", "1.png;cat\n"]))
+    (1, 'id;label\n', ';')
+    """
+    n_before, line = next(((place, each) for place, each in enumerate(lines) if each.strip()), (0, ""))
+    told = _TOLD.match(line)
+    if told is None:
+        return n_before, line, _separator(line)
+    # Spreadsheets of some countries write the separator into a line of its own.
+    return n_before + 1, next(lines, ""), told[1]
+
+
 def _delimited(path: Path, *, keeps_empty_lines: bool) -> tuple[pa.Table, str | None]:
     encoding = text_encoding(path)
     with path.open(encoding=encoding, newline="") as file:
-        n_skipped, line = next(((place, each) for place, each in enumerate(file) if each.strip()), (0, ""))
-        told = _TOLD.match(line)
-        if told:  # Spreadsheets of some countries write the separator into a line of its own.
-            n_skipped, line = n_skipped + 1, next(file, "")
-        separator = told[1] if told else _separator(line)
+        n_skipped, line, separator = head_of_table(file)
         rows = csv.reader(chain([line], file), delimiter=separator)
         header = next(rows, [])
         has_rows = any(row or keeps_empty_lines for row in rows)

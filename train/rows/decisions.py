@@ -4,13 +4,16 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from toptune.errors import InputError
 from toptune.options import choices
 from toptune.store.datasets.manifest import LABEL_SEPARATOR, Manifest
+from toptune.store.datasets.outside_tables import head_of_table
 from toptune.store.datasets.outside_text import outside_text, read_outside_text
 from toptune.store.files.writing import csv_text
 from toptune.text import counted
@@ -21,10 +24,16 @@ DECISIONS = (KEEP, EXCLUDE, RELABEL)
 COPIES = ("duplicate", "near-duplicate")
 _LABEL_FINDING = "label"
 _COLUMNS = ("id", "decision", "label", "group")
+# Names that a line of ids does not hold by chance.
+_TELLING = ("decision", "group", "kind", "related", "suggestion")
 _SAVED_ON_THE_PAGE = "the page of toptune inspect saves such a file (columns id,decision,label)"
 _MOVED_ON = (
     "name the version of the data set that was looked at (--dataset-version), inspect anew, or take the "
     "lines out"
+)
+_FORMULA_MARK = (
+    "the ' before it is that of --spreadsheet-safe: give a file that was written without the option, or "
+    "findings.json"
 )
 
 
@@ -116,10 +125,11 @@ class Decisions:
         }
         for option, ids in concerned.items():
             if strange := sorted(set(ids) - known):
+                is_marked = strange[0].startswith("'") and strange[0][1:] in known
                 raise InputError(
                     f"{self.files[option].file} names {counted(len(strange), 'id')} that the data set of "
                     f"{counted(manifest.n_rows, 'image')} does not have, the first is {strange[0]!r}; "
-                    f"{_MOVED_ON}",
+                    f"{_FORMULA_MARK if is_marked else _MOVED_ON}",
                     option=option,
                 )
         classes = {label for label in manifest.labels if label is not None}
@@ -184,8 +194,15 @@ class Decisions:
                 if suggestion == EXCLUDE and kind != _LABEL_FINDING
             ]
             notes = []
-        else:
+        elif len(table.header) == 1:
             excluded, notes = [image for (image,) in table.columns("id")], []
+        else:
+            # A row may well say that its image is kept, in a column that is called otherwise.
+            raise InputError(
+                f"{path} has {table.told}, and none of them says which images are excluded; name that column "
+                "decision, give findings.csv as it was written (columns kind, suggestion), or one id a line",
+                option="exclude",
+            )
         return self._with(table, {*excluded}, notes, excluded=frozenset(excluded))
 
     def _with_labels(self, path: str, *, others_used: str | None) -> "Decisions":
@@ -252,18 +269,25 @@ class _Table:
     def read(cls, path: str, *, option: str) -> "_Table":
         """Read a table with a column ``id``; text without such a header has one id a line."""
         text, digest = _text_of(path, option)
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        lines = iter(io.StringIO(text, newline=""))
+        n_before, names, separator = head_of_table(lines)
+        reader = csv.reader(chain([names], lines), delimiter=separator, strict=True)
+        cells: list[tuple[int, list[str]]] = []
+        broken = None
         try:
-            cells = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-        except csv.Error:
-            cells = []  # Names of files may hold quotation marks, and such a list is no table.
+            cells.extend((n_before + reader.line_num, row) for row in reader if any(map(str.strip, row)))
+        except csv.Error as error:  # Names of files may hold quotation marks, and such a list is no table.
+            line = n_before + reader.line_num
+            broken = f"{path}, line {line}: {error}; write a quotation mark of an id twice"
         header = tuple(str(outside_text(cell) or "") for cell in cells[0][1]) if cells else ()
-        if "id" in header:
+        if len(header) > 1:
+            _check_header(path, header, broken, option)
+        if "id" in header and not broken:
             body = cells[1:]
         else:
             # `splitlines` would also cut at letters that a file's name may hold.
-            lines = enumerate(text.split("\n"), 1)
-            header, body = ("id",), [(number, [line]) for number, line in lines if line.strip()]
+            numbered = enumerate(text.split("\n"), 1)
+            header, body = ("id",), [(number, [line]) for number, line in numbered if line.strip()]
         # Findings of a clean data set are none, which is nothing to refuse.
         if not body and not {"kind", "suggestion"} <= {*header}:
             raise InputError(
@@ -325,6 +349,25 @@ class _Table:
         return found
 
 
+def _check_header(path: str, header: Sequence[str], broken: str | None, option: str) -> None:
+    """Refuse a table that would be taken for a list of ids, or whose columns cannot be told apart."""
+    lowered = [name.lower() for name in header]
+    if "id" not in header and {*lowered} & {"id", *_TELLING}:
+        raise InputError(
+            f"{path} has the columns {', '.join(header)}, and none of them is called id; name the column of "
+            "the images id, in small letters",
+            option=option,
+        )
+    if "id" in header and broken is not None:
+        raise InputError(broken, option=option)
+    known = [name for name in header if name in {"id", "label", *_TELLING}]
+    if twice := [name for at, name in enumerate(known) if name in known[:at]]:
+        raise InputError(
+            f"{path} has column {twice[0]!r} twice, and only one can be meant; rename or remove the other",
+            option=option,
+        )
+
+
 def _groups_of(path: str) -> tuple[list[tuple[str, ...]], str]:
     """Return groups of ids that a file of findings or of groups holds, and the SHA-256 of the file."""
     option = "keep_together"
@@ -351,12 +394,12 @@ def _groups_of(path: str) -> tuple[list[tuple[str, ...]], str]:
             "of toptune inspect, or the columns id and group",
             option=option,
         )
-    found = table.columns("id", "kind", "related")
-    groups = {
-        tuple(sorted({image, *related.split(LABEL_SEPARATOR)}))
-        for image, kind, related in found
-        if kind in COPIES and related
-    }
+    found = [each for each in table.columns("id", "kind", "related") if each[1] in COPIES and each[2]]
+    # Ids that hold a bar themselves are among the images of the same groups, and are looked for first.
+    with_bars = sorted({image for image, _, _ in found if LABEL_SEPARATOR in image}, key=len, reverse=True)
+    bar = re.escape(LABEL_SEPARATOR)
+    related_id = re.compile(f"(?:{'|'.join([*map(re.escape, with_bars), f'[^{bar}]+'])})(?={bar}|$)")
+    groups = {tuple(sorted({image, *related_id.findall(related)})) for image, _, related in found}
     return sorted(groups), digest
 
 

@@ -116,6 +116,15 @@ def test_decisions_are_written_and_read_again(tmp_path: Path) -> None:
         ("exclude", "id,decision,label\ng0_0,exclude\n", "line 2: the line has not as many cells as the 3"),
         ("exclude", "elsewhere/7.png\n", "names 1 id that the data set of 40 images does not have"),
         ("exclude", "elsewhere/7.png\n", "--dataset-version"),
+        ("exclude", "'g0_0\n", "is that of --spreadsheet-safe"),
+        # Another name of a column must not exclude what its rows keep.
+        ("exclude", "id,action\ng0_0,keep\n", "none of them says which images are excluded; name that"),
+        ("exclude", "id,kind,score\ng0_0,label,1\n", "has the columns id, kind, score, and none of them"),
+        ("exclude", "ID,Decision\ng0_0,keep\n", "has the columns ID, Decision, and none .* is called id"),
+        ("exclude", "image;decision\ng0_0;keep\n", "and none of them is called id"),
+        ("exclude", "id,id,decision\ng0_0,g0_1,exclude\n", "has column 'id' twice"),
+        ("exclude", 'id,decision\n"g0_0,exclude\n', "line 2: unexpected end of data; write a quotation"),
+        ("relabel_with", "id,decision,label,label\ng0_0,relabel,a,b\n", "has column 'label' twice"),
         ("relabel_with", "g0_0\n", "has one id a line, and new labels need the columns id"),
         ("relabel_with", "id,kind,suggestion\ng0_0,label,b\n", "are not taken for decisions"),
         ("relabel_with", "id,decision,label\ng0_0,relabel,\n", "relabels 1 image without saying how"),
@@ -154,3 +163,38 @@ def test_two_files_must_not_contradict_and_must_be_there(tmp_path: Path) -> None
     with pytest.raises(InputError, match="no such file") as caught:
         Decisions.read(keep_together=str(tmp_path / "none.json"))
     assert caught.value.option == "keep_together"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("id,decision,label\r\ng0_0,exclude,\r\ng0_1,relabel,a\r\n", "utf-8-sig"),
+        ("id;decision;label\r\ng0_0;exclude;\r\ng0_1;relabel;a\r\n", "utf-8-sig"),
+        ("sep=;\r\nid;decision;label\r\ng0_0;exclude;\r\ng0_1;relabel;a\r\n", "utf-8"),
+        ("id\tdecision\tlabel\r\ng0_0\texclude\t\r\ng0_1\trelabel\ta\r\n", "utf-16"),
+    ],
+)
+def test_a_table_is_read_as_spreadsheets_save_it(text: str, encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "decisions.csv"
+    path.write_bytes(text.encode(encoding))
+    decisions = Decisions.read(exclude=str(path), relabel_with=str(path)).check(manifest())
+    assert decisions.excluded == {"g0_0"}
+    assert decisions.labels == {"g0_1": "a"}
+
+
+def test_lines_are_counted_from_the_first_of_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "sep=;\nid;decision\ng0_0;exclude\ng0_1;drop\n")
+    with pytest.raises(InputError, match="line 4: decision 'drop' is unknown"):
+        Decisions.read(exclude=path)
+
+
+def test_separators_in_a_list_of_ids_are_part_of_the_ids(tmp_path: Path) -> None:
+    path = written(tmp_path, 'a;b.png\nc,d.png\nan inch".png\n', "ids.txt")
+    assert Decisions.read(exclude=path).excluded == {"a;b.png", "c,d.png", 'an inch".png'}
+
+
+def test_ids_with_a_bar_are_found_again_in_the_findings(tmp_path: Path) -> None:
+    header = "id,kind,score,related,suggestion,leak\n"
+    rows = [("a|b", "a|c|d"), ("a", "a|b|c|d"), ("c|d", "a|a|b"), ("e", "f"), ("f", "e")]
+    text = header + "".join(f"{one},duplicate,1,{others},keep,\n" for one, others in rows)
+    assert Decisions.read(keep_together=written(tmp_path, text)).groups == (("a", "a|b", "c|d"), ("e", "f"))
