@@ -105,16 +105,23 @@ def similar(
     IMAGES  image files, folders of images, lists (.csv, .parquet) or archives
     """  # noqa: D301
     from toptune.errors import InputError
+    from toptune.extract import open_source
     from toptune.workflows import check_similar_file, similar as find_similar, work_progress
 
     # A file that cannot be written is refused before the work, not after it.
-    if out is not None:
-        check_similar_file(out, form)
-    elif form is not None:
+    if form is not None and out is None:
         raise InputError("format is of a file; name the file with --out", option="format")
+    written = None if out is None else check_similar_file(out, form)
+    if data is not None and written != "html":
+        raise InputError(
+            f"data is {data}, and only a page shows images; give --out FILE.html too, or leave --data out",
+            option="data",
+        )
+    source = None if data is None else open_source(data)
     with work_progress("looking") as progress:
         found = find_similar(images, progress=progress, **options)
     if out is not None:
-        found.write(out, form=form, spreadsheet_safe=spreadsheet_safe, data=data, images=images)
-    show(as_json, found.to_dict(), str(found) if out is None else f"written to {out}")
+        found.write(out, form=form, spreadsheet_safe=spreadsheet_safe, data=source, images=images)
+    told = [f"written to {out}", *(f"note: {note}" for note in found.notes)]
+    show(as_json, found.to_dict(), str(found) if out is None else "\n".join(told))
     report_failures(found.failed, max_failures)

@@ -36,7 +36,7 @@ from toptune.train.runs.record import (
 from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import Rows, Scored, score_together
 from toptune.train.runs.training import run_metrics
-from toptune.train.runs.writing import new_run_folder, size_note, write_account
+from toptune.train.runs.writing import new_run_folder, size_note, write_account, write_decisions
 
 # The folder of a member has its number and so much of the name of its model.
 _SLUG_LENGTH = 60
@@ -228,6 +228,7 @@ def write_fused(
             for inner in run.fusion.members
         ]  # fmt: skip
         what = run.title
+        write_decisions(folder, run.record, members[0].run.decisions)
         write_account(run, folder, manifest, of_run, what=what, table=table, folds=folds, forgotten=forgotten)
     n_bytes = sum(member.feature_bytes for member in members)
     return replace(run, members=tuple(whole), size_note=size_note(run.folder, n_bytes))

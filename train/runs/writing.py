@@ -19,6 +19,7 @@ from toptune.store.files.json_values import json_text
 from toptune.store.files.names import check_folder_name
 from toptune.store.files.system_errors import explained_writing
 from toptune.store.files.writing import check_writable, csv_text, new_target, write_made, write_text
+from toptune.train.rows.decisions import Decisions
 from toptune.train.rows.folds import Folds
 from toptune.train.runs.confusion_plot import save_confusion_image
 from toptune.train.runs.metrics import ClassTables
@@ -71,14 +72,19 @@ def write_run(
     # The folder has a temporary name meanwhile, so that the order of the files does not matter to readers.
     run.head.save(folder, keep_sums=keep_sums)
     run.preprocessing.save(folder)
-    if run.record.decisions:
-        # The file that was given may change or go, and an update must decide the same.
-        write_text(folder / DECISIONS, run.decisions.to_csv())
+    write_decisions(folder, run.record, run.decisions)
     # A head without a search still gets a table, so that readers find one row in every run.
     table = run.trials or run.head.table or [{**run.record.selected, "is_chosen": True}]
     write_account(
         run, folder, manifest, scored, what=run.head.name, table=table, folds=folds, forgotten=forgotten
     )
+
+
+def write_decisions(folder: Path, record: RunRecord, decisions: Decisions) -> None:
+    """Write ``decisions.csv`` if a run was trained with files of decisions."""
+    # The files that were given may change or go, and an update must decide the same.
+    if record.decisions:
+        write_text(folder / DECISIONS, decisions.to_csv())
 
 
 class Account(Protocol):

@@ -41,6 +41,7 @@ from toptune.train.runs.record import (
 )
 from toptune.train.runs.writing import (
     new_run_folder,
+    write_decisions,
     write_json,
     write_metrics,
     write_predictions,
@@ -243,6 +244,7 @@ def write_finetuned(folder: Path, task: FineTuneTask, outcome: Outcome, costs: P
     with new_run_folder(folder) as temporary:
         _write_network(temporary, task, outcome.network)
         write_json(temporary / CONFIG, run.record.to_json())
+        write_decisions(temporary, run.record, task.options.rows.decisions)
         write_metrics(temporary, run.metrics, tables)
         write_rows(
             temporary / ROWS, train=train, test=outcome.test, images=task.rows.manifest.table

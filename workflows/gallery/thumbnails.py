@@ -38,6 +38,10 @@ class Thumbnails:
         self._source = open_source(data)
         self._rows = {identity: row for row, identity in enumerate(self._source.manifest().ids)}
 
+    def __contains__(self, identity: object) -> bool:
+        """Whether an image of the source has the id."""
+        return identity in self._rows
+
     def check_known(self, identity: str, dataset: str) -> None:
         """Refuse a source that lacks an image that a run tested.
 

@@ -61,6 +61,8 @@ from toptune.workflows.inspection.report import ATLAS, PAGE, Inspection
 Rows = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]
 
+# Distances to the nearest and to a farther image are compared.
+_LEAST_IMAGES = 3
 # The nearest images of the suggested class that a finding of a label names.
 _MOST_EVIDENCE = 3
 
@@ -267,10 +269,11 @@ class _Look:
             )
         self.failed |= {int(self.used[row]): "its features are not finite" for row in bad.tolist()}
         self.used = np.delete(self.used, bad)
-        if len(self.used) < 3:
+        if len(self.used) < _LEAST_IMAGES:
+            advice = "repair the others and extract again" if self.failed else "extract more images"
             raise InputError(
                 f"{counted(len(self.used), 'image')} of {self.features.n_rows} have finite features, and "
-                "at least 3 are needed to compare images; repair the others and extract again with --update"
+                f"at least {_LEAST_IMAGES} are needed to compare images; {advice} with --update"
             )
         self.preprocessing = preprocessing
         device = device_of(settle_head_device(self.options.device))

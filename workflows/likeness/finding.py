@@ -24,10 +24,10 @@ from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import ModelFeatures, StoredFeatures
 from toptune.store.features.listing import only_features
 from toptune.text import named
+from toptune.train.fusion.fused_run import FusedRun, load_run
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.runs.evidence import check_kernel_head, evidence_of
-from toptune.train.runs.run import Run
 from toptune.train.runs.sources import CacheIdentity, RunSource, open_sources
 from toptune.workflows.likeness.options import SimilarArguments, SimilarOptions
 from toptune.workflows.likeness.result import Like, Likeness, Similarity
@@ -291,8 +291,21 @@ def _of_run(
         if value is not None:
             raise InputError(f"{name} is {value!r}, but a run has its own; leave it out", option=name)
     device = str(resolve_device(options.device))
-    run = Run.load(folder, device="cpu" if device == "mps" else device)
+    run = load_run(folder, device="cpu" if device == "mps" else device)
+    if isinstance(run, FusedRun):
+        heads = [str(folder / each.folder) for each in run.fusion.members]
+        raise InputError(
+            f"{folder} has {len(heads)} heads, each with centers of its own; name one of them: "
+            f"{named(heads)}",
+            option="run",
+        )
     check_kernel_head(run)
+    if given.names and any(source.is_imported for source in run.sources):
+        raise InputError(
+            f"{folder} was trained on imported features: there is no backbone to make them from images; name "
+            "images of the data set (--id)",
+            option="images",
+        )
     values: dict[int, Features] = {}
     name, version = dataset or run.record.dataset or "", run.dataset_version
     if given.ids:
@@ -311,7 +324,8 @@ def _of_run(
     if given.names:
         network = FrozenNetwork.of_run(run, device=device)
         values |= given.features_of_files(network.wanted, network.rounded)
-    found = {}
+    found: dict[int, Likeness] = {}
+    notes: tuple[str, ...] = ()
     if values:
         evidence = evidence_of(run, ArrayBlocks(np.stack([*values.values()])), k=options.k)
         for at, each in zip(values, evidence, strict=True):
@@ -326,6 +340,7 @@ def _of_run(
                     Like(id=one.id, label=one.label, split="train", value=one.share) for one in each.centers
                 ),
             )
+        notes = _few(options.k, len(evidence[0].centers))
     return Similarity(
         measure="share",
         dataset=name,
@@ -334,6 +349,6 @@ def _of_run(
         layers=tuple(array.name for array in run.arrays),
         run=os.fspath(folder),
         images=given.answers(found),
-        notes=(),
+        notes=notes,
         costs=meter.to_dict(),
     )

@@ -13,7 +13,7 @@ from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.source import ImageSource, read_bytes
 from toptune.store.datasets.outside_text import ESCAPES
 from toptune.store.files.writing import csv_text, is_writable_folder, new_target, write_file
-from toptune.text import printed_records
+from toptune.text import counted, printed_records
 from toptune.workflows.gallery.rendering import render_page
 from toptune.workflows.gallery.thumbnails import Thumbnails, data_uri, jpeg_of
 from toptune.workflows.predict.images import ImageLike, LooseImages, find_images
@@ -150,6 +150,11 @@ class Similarity:
             The images of the data set, whose thumbnails the page shows.
         images : sequence of path or bytes
             The given images, whose thumbnails the page shows.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be written, or a page is to show images and none of them is in `data`.
         """
         form = check_similar_file(out, form)
         text = ""
@@ -175,8 +180,21 @@ class Similarity:
             notes.append("stored images are named only: --data PATH gives the images of the data set")
         else:
             wanted = dict.fromkeys(like.id for each in self.images for like in each.found)
+            thumbnails = Thumbnails(data)
+            if missing := [each for each in wanted if each not in thumbnails]:
+                advice = "give the images that were extracted"
+                if len(missing) == len(wanted):
+                    raise InputError(
+                        f"data has none of the {counted(len(wanted), 'stored image')} to show, the first is "
+                        f"{missing[0]!r}; {advice}, or leave --data out",
+                        option="data",
+                    )
+                notes.append(
+                    f"{len(missing)} of {counted(len(wanted), 'stored image')} are named only, because "
+                    f"--data lacks them; {advice}"
+                )
             wanted |= dict.fromkeys(each.image for each in self.images if each.image not in shown)
-            found = Thumbnails(data).jpegs(wanted)
+            found = thumbnails.jpegs(wanted)
             shown |= {name: jpeg for name, (jpeg, _) in zip(wanted, found, strict=True)}
         return render_page(
             _TEMPLATE,

@@ -41,9 +41,12 @@ def named_split(folder: Path, *, test_is_noise: bool) -> Path:
 
 def test_advice_rests_on_what_train_and_finetune_would_do(photos: Path, tmp_path: Path) -> None:
     lines: list[str] = []
+    table = tmp_path / "decisions.csv"
+    table.write_text("id,decision,label\ndisc/003.png,exclude,\ndisc/004.png,relabel,square\n")
+    decided: dict[str, Any] = {"exclude": str(table), "relabel_with": str(table)}
     report = advise(
         photos, model=MODEL, store=tmp_path / "features", finetune=TUNING, seed=3, test_fraction=0.25,
-        progress=lines.append,
+        progress=lines.append, **decided,
     )  # fmt: skip
     assert [each.layers for each in report.trials] == ["last"] * 3 + ["all"] * 2 + ["searched"]
     assert not report.not_tried
@@ -51,6 +54,7 @@ def test_advice_rests_on_what_train_and_finetune_would_do(photos: Path, tmp_path
     assert len(lines) == 4
     # Left-out figures are those of training by itself with these options.
     options: dict[str, Any] = {"dataset": "photos", "model": MODEL, "seed": 3, "test_fraction": 0.25}
+    options |= decided
     for at, layers in ((1, "last"), (3, "all")):
         trial = report.trials[at]
         run = train(
@@ -61,11 +65,11 @@ def test_advice_rests_on_what_train_and_finetune_would_do(photos: Path, tmp_path
         # A minimum is known to the root of the rounding of its function, and so is what is taken at it.
         assert trial.log_loss == pytest.approx(left_out["log_loss"], rel=1e-7)
     evidence = report.evidence
-    assert (evidence.n_train, evidence.n_classes, evidence.pictures_per_class) == (27, 3, 9)
+    assert (evidence.n_train, evidence.n_classes, evidence.pictures_per_class) == (26, 3, 9)
     accuracies = [each.accuracy or 0.0 for each in report.trials]
     assert (evidence.last_accuracy, evidence.inner_accuracy) == (max(accuracies[:3]), max(accuracies[3:]))
     assert report.best is report.trials[int(np.argmax(accuracies))]
-    plan = plan_finetune(photos, model=MODEL, seed=3, test_fraction=0.25, **TUNING)
+    plan = plan_finetune(photos, model=MODEL, seed=3, test_fraction=0.25, **decided, **TUNING)
     assert report.plan is not None
     assert (report.plan.n_fitted, report.plan.n_test) == (plan.n_fitted, plan.n_test)
     assert evidence.finetune_seconds == (report.plan.least_seconds, report.plan.most_seconds)

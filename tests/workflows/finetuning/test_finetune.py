@@ -78,15 +78,31 @@ def test_rows_are_those_of_training_a_head(folder: Path, tmp_path: Path) -> None
     assert "This run kept no predictions" not in page
 
 
-def test_a_sample_of_the_training_rows_is_that_of_training_a_head(photos: Path, tmp_path: Path) -> None:
+def test_a_sample_and_decisions_about_images_are_those_of_training_a_head(
+    photos: Path, tmp_path: Path
+) -> None:
     extract(photos, model=MODEL, store=tmp_path / "store")
-    options: dict[str, Any] = {"shots": 6, "seed": 3}
+    table = tmp_path / "decisions.csv"
+    table.write_text("id,decision,label\ndisc/003.png,exclude,\ndisc/004.png,relabel,square\n")
+    together = tmp_path / "groups.csv"
+    together.write_text("id,group\nsquare/001.png,1\nsquare/002.png,1\n")
+    options: dict[str, Any] = {"shots": 6, "seed": 3, "exclude": str(table), "relabel_with": str(table)}
+    options["keep_together"] = str(together)
     head = train(
         tmp_path / "store", dataset="photos", model=MODEL, head="ridge", out=tmp_path / "head", **options
     )
     run = finetune(photos, out=tmp_path / "run", **QUICK, **options)
     assert run.metrics["n_train"] == 18
     assert run.config["split"]["rows_digest"] == head.config["split"]["rows_digest"]
+    rows = {name: pq.read_table(tmp_path / name / "rows.parquet") for name in ("run", "head")}
+    assert rows["run"] == rows["head"].drop_columns(["fold"])
+    labels = dict(zip(rows["run"]["id"].to_pylist(), rows["run"]["label"].to_pylist(), strict=True))
+    assert "disc/003.png" not in labels
+    assert labels["disc/004.png"] == "square"
+    assert run.record.decisions == head.record.decisions
+    written = [(tmp_path / name / "decisions.csv").read_text() for name in ("run", "head")]
+    assert written[0] == written[1] != ""
+    assert "1 image relabeled by" in " ".join(run.record.warnings)
 
 
 def test_the_network_is_one_of_timms(folder: Path) -> None:

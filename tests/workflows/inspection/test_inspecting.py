@@ -153,6 +153,16 @@ def test_what_cannot_be_looked_at_is_said(tmp_path: Path) -> None:
     assert any("39 labeled images of 1 class" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(("n", "advice"), [(2, "extract more images"), (3, "repair the others")])
+def test_too_few_images_are_refused_with_what_helps(tmp_path: Path, n: int, advice: str) -> None:
+    values, labels = made(n=40)
+    few = values[:n].copy()
+    few[2:] = np.nan
+    store = imported(tmp_path / "s", few, labels[: len(few)], allow_failed=True)
+    with pytest.raises(InputError, match=f"2 images of {len(few)} .* at least 3 are needed .*; {advice}"):
+        inspect(store, dataset="pets", model="mine", out=tmp_path / "look")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

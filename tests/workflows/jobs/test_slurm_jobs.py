@@ -181,6 +181,7 @@ def test_scripts_are_bash_that_says_what_was_asked(run_cli: Run, awkward: Path) 
     [
         (("--train", "--head"), "requires an argument"),
         (("--train", "--no-such-option"), "no-such-option"),
+        (("--train", "--exclude none.csv"), "the file of decisions none.csv cannot be read"),
         (("--train", "--out=x"), "--out=x is for the jobs"),
         (("--sbatch", "account=a"), "no long option of sbatch"),
         (("--partition", "a\nb"), "cannot stand in a line"),

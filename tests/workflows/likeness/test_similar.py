@@ -108,6 +108,10 @@ def test_shares_of_centers_add_up_to_the_score(tmp_path: Path, head: str) -> Non
         assert shares == sorted(shares, key=lambda value: -abs(value))
         assert each.predicted == labels[at]
         assert each.confidence == pytest.approx(probabilities[at].max())
+    assert not found.notes
+    assert (
+        similar(run=tmp_path / "run", ids=["50.png"], k=99).notes[0].startswith("20 images are told of each")
+    )
     # Each center is a training image, and its share is its kernel value times its coefficient.
     everything = similar(run=tmp_path / "run", ids=["50.png"], k=20).images[0]
     assert everything.others == pytest.approx(0, abs=1e-9)
@@ -151,6 +155,44 @@ def test_a_run_of_another_head_is_refused(tmp_path: Path) -> None:
         similar(run=tmp_path / "run", ids=["1.png"], layers="last")
 
 
+def of_two_models(root: Path) -> tuple[FeatureStore, npt.NDArray[np.float32]]:
+    """The features of `imported`, of which another model holds some columns doubled."""
+    store, values = imported(root, splits=["train"] * 48 + ["test"] * 12)
+    manifest = store.features("mine", "pets").manifest
+    columns = {"ids": manifest.ids, "labels": manifest.labels, "splits": manifest.splits}
+    import_features(store, {"last": 2 * values[:, :5]}, dataset="pets", model="other", **columns)
+    return store, values
+
+
+def test_centers_of_a_run_of_joined_models_are_its_training_images(tmp_path: Path) -> None:
+    store, values = of_two_models(tmp_path / "s")
+    models = ["mine", "other"]
+    run = train(store, dataset="pets", models=models, fusion="join", head="falkon", out=tmp_path / "run",
+                n_centers=20)  # fmt: skip
+    assert isinstance(run, Run)
+    both = np.concatenate([values, 2 * values[:, :5]], axis=1)
+    scores = run.head.decision_function(run.preprocessing.apply(both[[50, 3]]))
+    found = similar(run=tmp_path / "run", ids=["50.png", "3.png"], k=20)
+    estimator: Any = run.head.estimator  # type: ignore[attr-defined]
+    rows = run.train_rows[estimator.center_indices_]
+    for at, each in enumerate(found.images):
+        assert each.score == pytest.approx(scores[at].max(), abs=1e-6)
+        assert sum(like.value for like in each.found) + (each.intercept or 0) == pytest.approx(each.score)
+        assert {like.id for like in each.found} == {f"{row}.png" for row in rows}
+        assert all(like.label == f"class {int(like.id.removesuffix('.png')) % 3}" for like in each.found)
+    with pytest.raises(InputError, match=r"imported features: there is no backbone.* \(--id\)"):
+        similar(b"no image", run=tmp_path / "run")
+
+
+def test_a_run_of_several_heads_is_refused_with_its_members(tmp_path: Path) -> None:
+    store, _ = of_two_models(tmp_path / "s")
+    train(store, dataset="pets", models=["mine", "other"], head="falkon", out=tmp_path / "run", n_centers=20)
+    with pytest.raises(InputError, match=r"2 heads, each .* name one of them: '.*members/0-mine', '.*other'"):
+        similar(run=tmp_path / "run", ids=["50.png"])
+    (head,) = (tmp_path / "run" / "members").glob("0-*")
+    assert len(similar(run=head, ids=["50.png"], k=20).images[0].found) == 20
+
+
 def test_images_find_themselves_and_tables_and_pages_are_written(tmp_path: Path, run_cli: Cli) -> None:
     photos = save_shapes(tmp_path / "photos", per_class=6)
     extract(photos, model=MODEL, store=tmp_path / "s")
@@ -180,6 +222,21 @@ def test_images_find_themselves_and_tables_and_pages_are_written(tmp_path: Path,
     assert (code, "exists; nothing is overwritten" in err) == (2, True)
     code, _, err = run_cli(*more, tmp_path / "a.txt")
     assert (code, "no ending of a format" in err) == (2, True)
+    # What a page would not show is refused, and what it shows in part is said.
+    code, _, err = run_cli(*more, tmp_path / "b.csv", "--data", photos)
+    assert (code, "only a page shows images; give --out FILE.html" in err) == (2, True)
+    (tmp_path / "strangers").mkdir()
+    (tmp_path / "strangers" / "other.png").write_bytes(image.read_bytes())
+    code, _, err = run_cli(*more, tmp_path / "b.html", "--data", tmp_path / "strangers")
+    assert (code, "data has none of the 3 stored images to show" in err) == (2, True), err
+    found = similar(image, store=tmp_path / "s", k=17)
+    for each in photos.glob("*/00[1-5].png"):
+        each.unlink()
+    found.write(tmp_path / "b.html", data=photos)
+    assert "are named only, because --data lacks them" in (tmp_path / "b.html").read_text()
+    code, out, err = run_cli("similar", "--id", name, "--store", tmp_path / "s", "-k", "99", "--out",
+                             tmp_path / "c.csv")  # fmt: skip
+    assert (code, "and 99 were asked for: there are no more" in out) == (0, True), err
     code, _, err = run_cli(*asked, "--format", "csv")
     assert (code, "name the file with --out" in err) == (2, True)
 
