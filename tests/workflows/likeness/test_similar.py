@@ -159,7 +159,7 @@ def of_two_models(root: Path) -> tuple[FeatureStore, npt.NDArray[np.float32]]:
     """The features of `imported`, of which another model holds some columns doubled."""
     store, values = imported(root, splits=["train"] * 48 + ["test"] * 12)
     manifest = store.features("mine", "pets").manifest
-    columns = {"ids": manifest.ids, "labels": manifest.labels, "splits": manifest.splits}
+    columns: dict[str, Any] = {"ids": manifest.ids, "labels": manifest.labels, "splits": manifest.splits}
     import_features(store, {"last": 2 * values[:, :5]}, dataset="pets", model="other", **columns)
     return store, values
 
