@@ -94,7 +94,7 @@ def test_jobs_of_a_batch_system_are_submitted_and_canceled(
     monkeypatch.chdir(tmp_path)
     options = {"jobs": 2, "cores": 1, "memory": "1GB", "interface": "lo"}
     with open_client("slurm", options=options) as client:
-        client.wait_for_workers(2, timeout=60)
+        client.wait_for_workers(2, timeout=180)
         workers = client.submit(this_worker, pure=False).result()
         assert workers.threads == 1
     assert log.read_text().count("cancelled") == 2

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from toptune.options import choices
 from toptune.store.datasets.manifest import LABEL_SEPARATOR, Manifest
 from toptune.store.datasets.outside_tables import head_of_table
 from toptune.store.datasets.outside_text import outside_text, read_outside_text
+from toptune.store.files.json_values import parse_json
 from toptune.store.files.writing import csv_text
 from toptune.text import counted
 
@@ -374,7 +374,7 @@ def _groups_of(path: str) -> tuple[list[tuple[str, ...]], str]:
     text, digest = _text_of(path, option)
     if text.lstrip().startswith("{"):
         try:
-            return [tuple(map(str, group["ids"])) for group in json.loads(text)["groups"]], digest
+            return [tuple(map(str, group["ids"])) for group in parse_json(text)["groups"]], digest
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path} is no findings.json of toptune inspect: it has no groups with ids; give the file "

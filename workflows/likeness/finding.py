@@ -92,7 +92,7 @@ def similar(
     --------
     >>> from toptune.extract import extract
     >>> _ = extract("digits", model="resnet10t.toptune_glyphs", store="store")
-    >>> (found,) = similar(store="store", ids=["digit-00000"], k=3).images
+    >>> (found,) = similar(store="store", ids=["digits/0000"], k=3).images
     >>> [like.label for like in found.found]
     ['0', '0', '0']
     """

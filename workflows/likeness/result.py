@@ -1,7 +1,6 @@
 """`Similarity`: the images that are like each given image, as a table, a file or a page."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from toptune.costs.values import Costs
 from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.images.source import ImageSource, read_bytes
 from toptune.store.datasets.outside_text import ESCAPES
+from toptune.store.files.json_values import json_text
 from toptune.store.files.writing import csv_text, is_writable_folder, new_target, write_file
 from toptune.text import counted, printed_records
 from toptune.workflows.gallery.rendering import render_page
@@ -164,7 +164,7 @@ class Similarity:
                 csv_text(rows, spreadsheet_safe=spreadsheet_safe) if rows else "image,rank,id,label,split\n"
             )
         elif form == "jsonl":
-            text = "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in self.images)
+            text = "".join(json_text(asdict(each)) + "\n" for each in self.images)
         content = self._page(data, images) if form == "html" else text.encode("utf-8", ESCAPES)
         with new_target(Path(out).absolute(), option="--out") as temporary:
             write_file(temporary, content)

@@ -55,8 +55,8 @@ def nearest_rows(
     >>> from toptune.store import ArrayBlocks
     >>> stored = ArrayBlocks(np.array([[1.0, 0], [0, 1], [1, 1]], dtype=np.float32))
     >>> cosines, rows = nearest_rows(np.array([[2.0, 0.2]], dtype=np.float32), stored, 2)
-    >>> rows.tolist(), cosines.round(2).tolist()
-    ([[0, 2]], [[1.0, 0.77]])
+    >>> rows.tolist(), [f"{cosine:.2f}" for cosine in cosines[0].tolist()]
+    ([[0, 2]], ['1.00', '0.77'])
     """
     (q, d), n = queries.shape, blocks.shape[0]
     where = device or torch.device("cpu")

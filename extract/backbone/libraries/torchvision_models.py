@@ -1,7 +1,6 @@
 """``torchvision:NAME[/WEIGHTS]``: torchvision's networks of classes, with the preset of their weights."""
 
 import inspect
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from toptune.errors import InputError, WeightsError
 from toptune.extract.backbone.libraries.built_network import BuiltNetwork, drop_last_layer
 from toptune.extract.backbone.libraries.data_config import data_config, interpolation_name
 from toptune.options import choices, nearest
+from toptune.store.files.json_values import json_ready
 
 # The builders of these networks set more than their arguments for weights, and timm has the networks, too.
 _LEFT_OUT = {"googlenet": "googlenet.tv_in1k", "inception_v3": "inception_v3.tv_in1k"}
@@ -67,7 +67,7 @@ def build(
     return BuiltNetwork(
         module=module,
         architecture=f"torchvision:{name}",
-        arguments=json.loads(json.dumps(arguments)),
+        arguments=json_ready(arguments),
         transform=transform,
         blocks=library_blocks(module),
     )

@@ -135,7 +135,10 @@ def test_fixed_size_models_take_another_size() -> None:
         ({"name": "resnet18.nope"}, "hoose one of .*a1_in1k"),
         ({"name": "org/model"}, "org/model does not exist; .*write hf-hub:org/model"),
         ({"name": "local-dir:nowhere"}, "nowhere does not exist; check the path"),
-        ({"name": "ftp:x"}, "hf-hub, local-dir or random"),
+        (
+            {"name": "ftp:x"},
+            "there may be hf-hub, local-dir, random, .*custom, and a name after",
+        ),
         ({"name": "random:test_vit", "device": "cuda:99"}, "cuda:99.* is not there"),
         ({"name": "random:test_vit", "device": "tpu"}, "hoose one of auto, cpu, cuda"),
         ({"name": "random:test_vit", "precision": "half"}, "did you mean 'bf16' or 'fp16'"),
