@@ -157,7 +157,7 @@ def read_outside_text(path: Path, what: str, *, max_bytes: int | None = None) ->
     except UnicodeError as error:
         raise InputError(f"{what} {path} {not_unicode(error)}") from error
     except FileNotFoundError as error:
-        raise InputError(f"{what} {path} cannot be read: there is no such file") from error
+        raise InputError(f"{what} {path} cannot be read: there is no such file; check the path") from error
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read: {error}") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")

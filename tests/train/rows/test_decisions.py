@@ -160,7 +160,7 @@ def test_two_files_must_not_contradict_and_must_be_there(tmp_path: Path) -> None
     path = written(tmp_path, "id,decision,label\ng0_0,relabel,b\n")
     with pytest.raises(InputError, match=r"1 image excluded by .*out.txt and relabeled by .*decisions.csv"):
         Decisions.read(exclude=out, relabel_with=path)
-    with pytest.raises(InputError, match="no such file") as caught:
+    with pytest.raises(InputError, match="no such file; check the path") as caught:
         Decisions.read(keep_together=str(tmp_path / "none.json"))
     assert caught.value.option == "keep_together"
 
