@@ -20,6 +20,7 @@ from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.store.files.provenance import provenance
 from toptune.store.joined.joined_features import members_of
+from toptune.text import counted
 from toptune.train.heads.kinds import why_small
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.chosen_rows import note_untested, rows_digest
@@ -232,7 +233,7 @@ def change_run(
     # Images of the run keep their side of the split. A test image that began to train would make the test
     # of the updated run dishonest.
     split, notes = _known_rows(difference, updated, after.manifest)
-    notes += folds.notes
+    notes += [*folds.notes, *_decided_again(old, after.manifest)]
     record = replace(
         _updated_record(old, updated, difference, split, after, n_skipped=n_skipped, notes=notes),
         folds=folds.record,
@@ -254,6 +255,16 @@ def change_run(
         forgotten=sorted({*earlier, *options.forget}),
         seconds=time.perf_counter() - clock,
     )
+
+
+def _decided_again(old: Run, manifest: Manifest) -> list[str]:
+    """Say of how many images the data set still has the decisions of the run before count."""
+    decisions = old.decisions
+    if not decisions.files:
+        return []
+    known = {*manifest.ids}
+    excluded, relabeled = len(decisions.excluded & known), len(decisions.labels.keys() & known)
+    return [f"decided as in the run before: {counted(excluded, 'image')} excluded, {relabeled} relabeled"]
 
 
 def _features(
