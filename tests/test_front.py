@@ -20,7 +20,7 @@ MODEL = "resnet10t.toptune_glyphs"
 def test_there_is_one_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert toptune.__version__ == version("toptune")
-    assert project["project"]["dynamic"] == ["version"]
+    assert "version" in project["project"]["dynamic"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "toptune.__version__"}
     assert f"## {toptune.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 

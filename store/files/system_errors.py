@@ -94,13 +94,17 @@ def not_writable(path: Path, error: OSError, *, elsewhere: str, kept: str) -> St
     return StoreError(f"cannot write {path}: {_reason(error)}; {step}", path)
 
 
+# Asked once: the system's functions may have others in their place later, which count or fail.
+_HOLDS_FOLDERS = hasattr(os, "O_DIRECTORY") and {os.open, os.link, os.rename} <= os.supports_dir_fd
+
+
 def refuse_other_systems() -> None:
     """Raise an `InputError` where folders cannot be held open, as a store on a disk needs.
 
     What is written through a held folder belongs to the folder that was checked, whatever its name leads to
     by then. Windows holds no folders.
     """
-    if not (hasattr(os, "O_DIRECTORY") and {os.open, os.link, os.rename} <= os.supports_dir_fd):
+    if not _HOLDS_FOLDERS:
         raise InputError(
             f"a feature store needs hard links and folders that are held open, which {sys.platform} does not "
             "offer to Python; run toptune in the Windows Subsystem for Linux, in a container, or on another "
