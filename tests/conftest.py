@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+# torch.compile imports distutils. Only setuptools that came first stands in for distutils without a warning.
+import setuptools  # noqa: F401
 from shapes import save_shapes
 
 if TYPE_CHECKING:
