@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from toptune.commands.options.common import (
+    BATCH_SIZE,
     DEVICE,
     JSON,
     MAX_FAILURES,
@@ -73,14 +74,7 @@ from toptune.commands.options.training import DATASET, DATASET_VERSION, MEMORY_L
     "--data", type=click.Path(), help="The images of the data set, whose thumbnails a page (html) shows."
 )
 @SPREADSHEET_SAFE
-@click.option(
-    "-b",
-    "--batch-size",
-    type=click.IntRange(1),
-    default=32,
-    show_default=True,
-    help="Images in a forward pass.",
-)
+@BATCH_SIZE
 @DEVICE
 @MEMORY_LIMIT
 @DATASET_VERSION

@@ -89,6 +89,14 @@ SPREADSHEET_SAFE = click.option(
     is_flag=True,
     help="In CSV, put ' before paths, labels and names that a spreadsheet would compute as a formula.",
 )
+BATCH_SIZE = click.option(
+    "-b",
+    "--batch-size",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Images in a forward pass.",
+)
 DEVICE = click.option(
     "--device",
     default=AUTO,

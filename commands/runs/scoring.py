@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from toptune.commands.options.common import (
+    BATCH_SIZE,
     DEVICE,
     JSON,
     MAX_FAILURES,
@@ -106,14 +107,7 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
 )
 @click.option("--probabilities", is_flag=True, help="Add one column for each class.")
 @SPREADSHEET_SAFE
-@click.option(
-    "-b",
-    "--batch-size",
-    type=click.IntRange(1),
-    default=32,
-    show_default=True,
-    help="Images in a forward pass.",
-)
+@BATCH_SIZE
 @MOVED
 @DEVICE
 @MAX_FAILURES
