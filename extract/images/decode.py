@@ -1,6 +1,7 @@
 """The bytes of an image are decoded to upright RGB pixels."""
 
 import dataclasses
+import hashlib
 import io
 import re
 import threading
@@ -14,8 +15,9 @@ import numpy.typing as npt
 from PIL import Image, ImageCms, ImageFile
 
 from toptune.errors import UnreadableImageError
+from toptune.extract.images.boxes import Box, RecentImages, unwrapped
 from toptune.extract.images.formats import CONTAINERS, not_loaded, not_opened, readable
-from toptune.extract.images.pixel_budget import PixelBudget
+from toptune.extract.images.pixel_budget import PixelBudget, PixelShare
 from toptune.extract.images.samples import (
     NARROW,
     Samples,
@@ -38,6 +40,8 @@ MAX_PIXELS = 178_956_970
 # Decoding takes 4 to 10 bytes a pixel: all threads together stay below some 3 GB. Two of the largest images,
 # or 29 photographs of 12 megapixels, are decoded at a time.
 BUDGET = PixelBudget(2 * MAX_PIXELS)
+# Images of which boxes were taken last, at 3 bytes a pixel beside the budget: one of the largest, or many.
+_RECENT: "RecentImages[Decoded]" = RecentImages(MAX_PIXELS)
 ORIENTATION = 0x0112
 # EXIF 2.3 §4.6.4 A, tag Orientation: the transposition that brings the image upright.
 UPRIGHT = {
@@ -57,6 +61,8 @@ _NOT_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 Size = tuple[int, int]
 # Called before pixels are decoded, with their number and the image's size.
 Hold = Callable[[int, Size], None]
+# Returns the pixels that are going to be made of an image of a width and height.
+More = Callable[[Size], int]
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ def decode_image(
     max_pixels : int
         Larger images are refused by what their header says, before anything is decoded.
     draft_edge, version : int, optional
-        See `Decoding`.
+        See `Decoding`. What a box of a file is taken of is decoded whole.
 
     Raises
     ------
@@ -142,14 +148,14 @@ def decoding(
     how: Decoding,
     *,
     max_pixels: int = MAX_PIXELS,
-    more: Callable[[Size], int] | None = None,
+    more: More | None = None,
 ) -> Iterator[Decoded]:
     """Decode an image, and hold its pixels in the budget of all threads until the block ends.
 
     Parameters
     ----------
     data : bytes
-        The bytes of the image's file.
+        The bytes of the image's file, perhaps with a `Box` before them.
     how : Decoding
         The route.
     max_pixels : int
@@ -170,24 +176,52 @@ def decoding(
     if not data:
         raise UnreadableImageError("the file is empty")
     with BUDGET.share() as share:
+        box, content = unwrapped(data)
+        if box is None:
+            yield _whole(data, how, max_pixels, share, more)
+        else:
+            yield _part(box, content, how, max_pixels, share, more)
 
-        def hold(pixels: int, size: Size) -> None:
-            share.hold(pixels if more is None else pixels + more(size))
 
-        try:
-            decoded = _decode(data, how, max_pixels, hold)
-        except MemoryError:
-            decoded = None
-        if decoded is None:
-            # Other threads may have taken the memory: the image is tried once more while no other is decoded.
-            share.hold_all()
-            try:
-                decoded = _decode(data, how, max_pixels, None)
-            except MemoryError:
-                raise UnreadableImageError(
-                    "there is not enough memory for its pixels; shrink it, or run where there is more"
-                ) from None
-        yield decoded
+def _whole(data: bytes, how: Decoding, max_pixels: int, share: PixelShare, more: More | None) -> Decoded:
+    def hold(pixels: int, size: Size) -> None:
+        share.hold(pixels if more is None else pixels + more(size))
+
+    try:
+        return _decode(data, how, max_pixels, hold)
+    except MemoryError:
+        pass
+    # Other threads may have taken the memory: the image is tried once more while no other is decoded.
+    share.hold_all()
+    try:
+        return _decode(data, how, max_pixels, None)
+    except MemoryError:
+        raise UnreadableImageError(
+            "there is not enough memory for its pixels; shrink it, or run where there is more"
+        ) from None
+
+
+def _part(
+    box: Box,
+    content: bytes | memoryview,
+    how: Decoding,
+    max_pixels: int,
+    share: PixelShare,
+    more: More | None,
+) -> Decoded:
+    """Return the part of a file in a box; the file stays decoded for its next boxes."""
+    # Edges are those of the whole image: it is never decoded at a fraction of its size.
+    whole_size = dataclasses.replace(how, draft_edge=None)
+
+    def decode() -> tuple[Decoded, int]:
+        found = _whole(bytes(content), whole_size, max_pixels, share, None)
+        return found, found.image.width * found.image.height
+
+    whole = _RECENT.get((hashlib.sha256(content).digest(), whole_size, max_pixels), decode)
+    edges = box.pixels(whole.image.size)
+    size = edges[2] - edges[0], edges[3] - edges[1]
+    share.hold(size[0] * size[1] + (0 if more is None else more(size)))
+    return dataclasses.replace(whole, image=whole.image.crop(edges))
 
 
 def _decode(data: bytes, how: Decoding, max_pixels: int, hold: Hold | None) -> Decoded:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError, ToptuneError, UnreadableImageError
+from toptune.extract.images.boxes import Box
 from toptune.extract.images.open_files import read_regular
 from toptune.extract.images.remarks import Remark, Remarks, remarks_of
 from toptune.options import choices
@@ -112,7 +113,7 @@ class RemarkedSource(ImageSource, Protocol):
 
 @dataclass(frozen=True)
 class FileRow:
-    """A file with one image."""
+    """A file with one image, or a box of the image."""
 
     id: str
     path: str
@@ -120,6 +121,15 @@ class FileRow:
     split: str | None
     bytes: int
     modified_ns: int
+    box: Box | None = None
+
+    @property
+    def told_ns(self) -> int:
+        """The time by which a row is known to be untouched: of the file, and up to half a second for the box.
+
+        Rows of another time are read again, and their digests compared, so that another box is noticed.
+        """
+        return self.modified_ns + (0 if self.box is None else self.box.mark)
 
 
 class FileSource:
@@ -136,12 +146,13 @@ class FileSource:
         self.name = name
         self.remarks = tuple(remarks)
         self.paths = [row.path for row in rows]
+        self._boxes = [row.box for row in rows] if any(row.box is not None for row in rows) else None
         self._manifest = Manifest.from_columns(
             ids=[row.id for row in rows],
             labels=[row.label for row in rows],
             splits=[row.split for row in rows],
             sizes=[row.bytes for row in rows],
-            modified_ns=[row.modified_ns for row in rows],
+            modified_ns=[row.told_ns for row in rows],
             extra=extra,
         )
 
@@ -149,7 +160,9 @@ class FileSource:
         return self._manifest
 
     def read(self, row: int) -> bytes:
-        return read_regular(self.paths[row], MAX_FILE_BYTES)
+        data = read_regular(self.paths[row], MAX_FILE_BYTES)
+        box = None if self._boxes is None else self._boxes[row]
+        return data if box is None or not data else box.wrapped(data)
 
 
 class LabeledSource:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from toptune.errors import InputError
+from toptune.extract.images.boxes import COLUMNS
 from toptune.extract.images.layout import is_image_name
 from toptune.extract.images.remarks import Remarks
 from toptune.store.datasets.manifest import LABELS_COLUMN
@@ -29,6 +30,8 @@ class ManifestColumns:
         Column of the images' files.
     label, several, split, identity : str, optional
         Columns of one label, of several labels, of the splits and of the ids.
+    box : tuple of str
+        Columns of the edges of boxes, left, upper, right and lower; empty where there are none.
     """
 
     path: str
@@ -36,6 +39,7 @@ class ManifestColumns:
     several: str | None
     split: str | None
     identity: str | None
+    box: tuple[str, ...] = ()
 
     @property
     def taken(self) -> tuple[str, ...]:
@@ -68,7 +72,7 @@ def choose_manifest_columns(
     Raises
     ------
     InputError
-        If a named column is not there, or no column holds paths.
+        If a named column is not there, no column holds paths, or a box lacks columns.
     """
     for option, name in (("--path-column", path_column), ("--label-column", label_column)):
         if name is not None and name not in names:
@@ -88,6 +92,7 @@ def choose_manifest_columns(
         split=first_named(rest, ("split",)),
         # Earlier toptunes took the ids of `id` alone: other ids would be other images.
         identity="id" if "id" in rest else None,
+        box=_box_columns(rest, where),
     )
     for own, name in (
         ("path", chosen.path),
@@ -98,6 +103,18 @@ def choose_manifest_columns(
         if name not in (None, own, path_column, label_column):
             remarks.add("column", f"taken for the {own}", name, is_left_out=False)
     return chosen
+
+
+def _box_columns(names: Sequence[str], where: str) -> tuple[str, ...]:
+    found = {each: next((name for name in names if name.casefold() == each), None) for each in COLUMNS}
+    there = tuple(name for name in found.values() if name is not None)
+    if there and len(there) < len(COLUMNS):
+        lacking = ", ".join(each for each, name in found.items() if name is None)
+        raise InputError(
+            f"{where} has {', '.join(there)} and not {lacking}; a box of an image needs x0, y0, x1 and y1: "
+            "add what is missing, or rename the columns where they are none of a box"
+        )
+    return there
 
 
 def _advice_on_paths(names: Sequence[str]) -> str:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toptune.errors import InputError
+from toptune.extract.images.boxes import Box
 from toptune.extract.images.labels import join_labels, split_labels
 from toptune.extract.images.remarks import UNLABELED, Remarks
 from toptune.extract.images.source import FileRow, FileSource, default_name, split_names
+from toptune.extract.sources.tables.box_columns import read_boxes
 from toptune.extract.sources.tables.listed_files import find_files, remark_on_unlisted
 from toptune.extract.sources.tables.manifest_columns import ManifestColumns, choose_manifest_columns
 from toptune.store.datasets.manifest import LABELS_COLUMN
@@ -30,7 +32,8 @@ def open_manifest(
     ``split`` (``train``, ``val`` or ``test``) and ``id`` (the path as it is written, by default). Empty
     fields mean that nothing is known. ``labels`` holds several labels, as text with ``|`` or ``;`` between
     them, or as a list; a single one becomes the label, and an empty field says that no label applies. Other
-    columns of text and of whole numbers are kept beside the images.
+    columns of text and of whole numbers are kept beside the images. ``x0``, ``y0``, ``x1`` and ``y1`` make a
+    row of a part of its image, see `read_boxes`; the id is then the path with the box, by default.
 
     Parameters
     ----------
@@ -88,8 +91,9 @@ def source_of_table(
     _refuse_nested(table, columns, where)
     paths = _paths(table, columns, where)
     labels, several = _labels(table, columns, where, is_named=label_column is not None)
+    boxes = read_boxes(table, columns.box, where, remarks)
     extra = several | {name: table.values(name) for name in _kept(table, columns, remarks)}
-    others = [name for name in table.names if name not in columns.taken]
+    others = [name for name in table.names if name not in (*columns.taken, *columns.box)]
     if others and not several and all(label is None for label in labels):
         remarks.add(
             "image",
@@ -103,12 +107,13 @@ def source_of_table(
     listed = find_files(file, paths, where)
     remark_on_unlisted(listed, remarks)
     rows = [
-        FileRow(identifier, found.path, label, split, found.bytes, found.modified_ns)
-        for identifier, found, label, split in zip(
-            _ids(table, columns, paths, where),
+        FileRow(identifier, found.path, label, split, found.bytes, found.modified_ns, box)
+        for identifier, found, label, split, box in zip(
+            _ids(table, columns, paths, boxes, where),
             listed,
             labels,
             split_names(splits, where),
+            boxes,
             strict=True,
         )
     ]
@@ -149,10 +154,19 @@ def _refuse_nested(table: OutsideTable, columns: ManifestColumns, where: str) ->
         )
 
 
-def _ids(table: OutsideTable, columns: ManifestColumns, paths: Sequence[str], where: str) -> list[str]:
+def _ids(
+    table: OutsideTable,
+    columns: ManifestColumns,
+    paths: Sequence[str],
+    boxes: Sequence[Box | None],
+    where: str,
+) -> list[str]:
     """Return the ids as they are written; the manifest unifies them, and names those that become one."""
     given: list[object] = (
-        [Path(path).as_posix() for path in paths]
+        [
+            Path(path).as_posix() + ("" if box is None else f"[{box}]")
+            for path, box in zip(paths, boxes, strict=True)
+        ]
         if columns.identity is None
         else list(table.values(columns.identity))
     )
@@ -193,7 +207,7 @@ def _kept(table: OutsideTable, columns: ManifestColumns, remarks: Remarks) -> li
     # A label of another name stays a column too: `train --label-column` may choose among all of them.
     others = [name for name in table.names if name not in columns.taken or name == columns.label]
     others = [name for name in others if name != "label" or columns.label != "label"]
-    kept = [name for name in others if name not in RESERVED and table.is_kept(name)]
+    kept = [name for name in others if name not in RESERVED and (table.is_kept(name) or name in columns.box)]
     for name in others:
         if name in RESERVED:
             remarks.add("column", "with a name of toptune's own", name, advice="rename it")
