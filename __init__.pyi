@@ -33,6 +33,8 @@ from .train.fusion.fused_run import (
     FusedRun as FusedRun,
     load_run as load_run,
 )
+from .train.regressors.falkon import FalkonRegressor as FalkonRegressor
+from .train.regressors.ridge import RidgeRegressor as RidgeRegressor
 from .train.runs.run import Run as Run
 from .workflows.predict.classifier import Classifier as Classifier
 from .workflows.predict.predictions import Prediction as Prediction

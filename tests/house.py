@@ -39,6 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("extract/request", "train/solvers"),
     ("extract/pipeline", "train/logistic", "train/head2toe"),
     ("extract", "train/estimators"),
+    ("train/regressors",),
     ("train/heads",),
     ("train/layers",),
     ("train/runs",),

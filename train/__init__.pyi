@@ -36,6 +36,8 @@ from .preprocessing.preprocessing import (
     PreprocessedBlocks as PreprocessedBlocks,
     Preprocessing as Preprocessing,
 )
+from .regressors.falkon import FalkonRegressor as FalkonRegressor
+from .regressors.ridge import RidgeRegressor as RidgeRegressor
 from .reports.comparison import compare_heads as compare_heads
 from .reports.comparison_report import Comparison as Comparison
 from .reports.layer_report import (

@@ -8,15 +8,15 @@ import torch
 
 from toptune.machine.plans import plan_logger
 from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike
-from toptune.train.estimators.falkon import (
+from toptune.train.estimators.fit_inputs import FitInputs
+from toptune.train.estimators.fit_report import Basis, FitReport, Record
+from toptune.train.estimators.kernel_ridge import (
     check_kernel_options,
     drawn_centers,
     kernels_of,
     sizes_of,
     takes_float64,
 )
-from toptune.train.estimators.fit_inputs import FitInputs
-from toptune.train.estimators.fit_report import Basis, FitReport, Record
 from toptune.train.estimators.scored_classifier import ScoredClassifier, kernel_scores
 from toptune.train.logistic.fit import LogisticFit, fit_logistic
 from toptune.train.logistic.plan import LogisticPlan, plan_logistic

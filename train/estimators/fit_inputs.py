@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.utils import check_random_state
@@ -14,11 +15,12 @@ from toptune.machine.devices import device_of
 from toptune.machine.memory import MemoryLimits
 from toptune.machine.plans import plan_logger
 from toptune.train.estimators.arguments import Labels, RowsLike
+from toptune.train.passes.targets import Scaling, Targets
 from toptune.train.passes.training_rows import Cluster, TrainingRows
 from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.device_rows import DeviceRows, kept_rows_bytes
-from toptune.train.rows.folds import Folds, draw_folds
-from toptune.train.rows.inputs import fit_inputs, row_weights
+from toptune.train.rows.folds import Folds, deal, draw_folds, folds_of_groups, ranks_of, usable_folds
+from toptune.train.rows.inputs import Given, fit_inputs, row_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class FitInputs:
     rows : TrainingRows
         Features with codes, weights and folds.
     classes : ndarray, shape (n_classes,)
-        Labels of the classes, sorted.
+        Labels of the classes, sorted; numbers of the labels, or of the targets.
     groups : sequence of str or None
         Ids or groups of the rows, as given.
     folds : Folds
@@ -42,6 +44,10 @@ class FitInputs:
         Memory that the fit may take where it computes, and in main memory.
     start : float
         Time at which ``fit`` began, by `time.perf_counter`.
+    scaling : Scaling or None
+        How numbers were standardised; None of classes and labels.
+    is_flat : bool
+        Whether the targets were given as one column without an axis of its own: (n,).
     """
 
     rows: TrainingRows
@@ -52,6 +58,8 @@ class FitInputs:
     device: torch.device
     limits: MemoryLimits
     start: float
+    scaling: Scaling | None = None
+    is_flat: bool = True
 
     @classmethod
     def of(
@@ -77,19 +85,33 @@ class FitInputs:
             raise InputError(
                 "cv is None, but this classifier calibrates on left-out rows; give a number of folds"
             )
-        blocks, classes, codes = fit_inputs(estimator, X, y)
+        checked = fit_inputs(estimator, X, y, are_numbers=estimator.gives_numbers)
+        codes, classes, values = checked.codes, checked.classes, checked.values
+        if values is not None and not estimator.takes_values:
+            raise InputError(
+                f"Unknown label type: a matrix of several labels, which {type(estimator).__name__} does not "
+                "know; give one label a row"
+            )
+        class_weight = getattr(estimator, "class_weight", None)
+        if values is not None and class_weight is not None:
+            raise InputError(
+                f"class_weight is {class_weight!r}, but a row of several labels has no one class; leave "
+                "it out"
+            )
+        scaling = Scaling.of(values) if values is not None and estimator.gives_numbers else None
         # One seed for centers and folds, so that a RandomState that is passed on is drawn from only once.
         seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
-        folds = draw_folds(codes, classes, cv=estimator.cv, seed=seed, groups=groups)
+        folds = _folds_of(checked, cv=estimator.cv, seed=seed, groups=groups)
         rows = TrainingRows(
-            blocks=blocks,
+            blocks=checked.blocks,
             codes=codes,
-            weights=row_weights(codes, classes, getattr(estimator, "class_weight", None)),
+            weights=row_weights(codes, classes, class_weight),
             folds=folds.places,
             n_classes=len(classes),
             n_folds=folds.count,
             has_aside=not folds.is_validated.all(),
             cluster=cluster,
+            targets=_targets_of(values, scaling),
         )
         return cls(
             rows=rows,
@@ -100,6 +122,8 @@ class FitInputs:
             device=device,
             limits=MemoryLimits.on(device, estimator.memory_limit_bytes or None),
             start=start,
+            scaling=scaling,
+            is_flat=checked.is_flat,
         )
 
     @property
@@ -152,3 +176,28 @@ class FitInputs:
     def check_memory(self, peak_bytes: int, *, what: str, instead: str, host_bytes: int = 0) -> None:
         """Refuse a fit whose projected peak is above the limit; see `MemoryLimits.check`."""
         self.limits.check(peak_bytes, host_bytes=host_bytes, what=what, instead=instead)
+
+
+def _targets_of(values: npt.NDArray[np.float64] | None, scaling: Scaling | None) -> Targets | None:
+    if values is None:
+        return None
+    if scaling is None:
+        return Targets(values=values, are_labels=True)
+    return Targets(values=scaling.standardised(values), are_labels=False)
+
+
+def _folds_of(given: Given, *, cv: int | str | None, seed: int, groups: Sequence[str] | None) -> Folds:
+    """Draw folds that know the classes or labels; those of numbers are drawn evenly."""
+    if given.values is None:
+        return draw_folds(given.codes, given.classes, cv=cv, seed=seed, groups=groups)
+    n = len(given.codes)
+    if cv is None:
+        return Folds(numbers=np.zeros(n, dtype=np.int64), count=1, is_validated=np.ones(n, dtype=np.bool_))
+    if isinstance(cv, str):
+        numbers, count = folds_of_groups(list(map(str, groups or [])))
+        return Folds(numbers=numbers, count=count, is_validated=np.ones(n, dtype=np.bool_))
+    order = np.random.default_rng(seed).permutation(n)
+    ranks = np.argsort(order) if groups is None else ranks_of(list(map(str, groups)))
+    count, notes = usable_folds(int(ranks.max()) + 1, cv)
+    numbers = deal(given.codes, ranks, count=count, n_classes=1)
+    return Folds(numbers=numbers, count=count, is_validated=np.ones(n, dtype=np.bool_), notes=notes)

@@ -124,6 +124,8 @@ class Head2ToeClassifier(ScoredClassifier):
     ([1, 2], [1, 1])
     """
 
+    coef_: npt.NDArray[np.floating]
+
     def __init__(
         self,
         solver: str = "gram",

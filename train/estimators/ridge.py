@@ -1,4 +1,7 @@
-"""`StreamingRidgeClassifier`: linear ridge classification from one pass, penalty in closed form."""
+"""`StreamingRidgeClassifier`: linear ridge classification from one pass, penalty in closed form.
+
+`LinearRidge` is how the fit is made, be it to classes, labels or numbers.
+"""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -8,12 +11,13 @@ import numpy.typing as npt
 
 from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike
 from toptune.train.estimators.fit_inputs import FitInputs
-from toptune.train.estimators.fit_report import Basis, report_of
-from toptune.train.estimators.scored_classifier import ScoredClassifier
+from toptune.train.estimators.fit_report import Basis, FitReport, report_of
+from toptune.train.estimators.scored_classifier import ScoredClassifier, ScoredEstimator
 from toptune.train.kernels.linear_maps import linear_coefficients, linear_maps, linear_scores
 from toptune.train.kernels.maps import NystromMaps
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.passes.peak_memory import host_peak_bytes, one_pass_peak_bytes
+from toptune.train.passes.targets import in_target_unit
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.grids import check_single, grid_of
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES, held_fits, solve
@@ -22,7 +26,106 @@ from toptune.train.solvers.selection import check_selection
 from toptune.train.solvers.single_fit import solve_once
 
 
-class StreamingRidgeClassifier(ScoredClassifier):
+class LinearRidge(ScoredEstimator):
+    """Ridge regression on the columns themselves; see `StreamingRidgeClassifier` and `RidgeRegressor`.
+
+    A subclass has the parameters of `RidgeRegressor` and, for classes, ``selection`` and ``class_weight``.
+    """
+
+    needs_folds: ClassVar[bool] = False
+    takes_values: ClassVar[bool] = True
+
+    penalty: float | Sequence[float] | None
+    cv: int | str | None
+    selection: str = "squared-error"
+    device: str | None
+    memory_limit_bytes: int | None
+    dask: str | None
+    coef_: npt.NDArray[np.float64]
+    intercept_: npt.NDArray[np.float64]
+    sums_: SavedSums | None
+    report_: FitReport
+
+    def _check(self) -> None:
+        grid_of(self.penalty, "penalty")
+        check_selection(self.selection)
+        if self.cv is None:
+            check_single("penalty", self.penalty)
+
+    def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
+        n, d = given.rows.blocks.shape
+        penalties, device = grid_of(self.penalty, "penalty"), given.device
+        # The smaller Gram matrix has min(n, d) rows, whether the fit is primal or dual.
+        block_rows = given.block_rows(rank=min(n, d))
+        rows, peak_bytes = self._plan(given, block_rows=block_rows)
+        maps = linear_maps(rows.blocks, device=device)
+        setup_seconds = given.seconds
+        if self.cv is None:
+            penalty = (penalties or [0.0])[0]
+            solution = solve_once(rows, maps, None, penalty=penalty, block_rows=block_rows, device=device)
+        else:
+            solution = solve(
+                rows,
+                maps,
+                [None],
+                penalties=penalties,
+                block_rows=block_rows,
+                device=device,
+                selection=self.selection,
+            )
+        coefficients, self.intercept_ = in_target_unit(
+            linear_coefficients(maps, solution.beta[:-1]), solution.beta[-1], given.scaling
+        )
+        self.coef_ = np.ascontiguousarray(coefficients.T)
+        # In the dual the basis is the span of the rows, outside of which rows that are added later may lie.
+        self.sums_ = None if isinstance(maps, NystromMaps) else SavedSums.of(solution.sums)
+        self.penalty_ = solution.chosen.penalty
+        self._take_calibration(solution, given)
+        self.report_ = report_of(
+            solution,
+            rows,
+            # In the dual all rows are centers of the linear kernel.
+            Basis(
+                n_centers=n if isinstance(maps, NystromMaps) else 0,
+                rank=maps.ranks[0],
+                smallest_pivot=maps.whitenings[0].smallest_pivot if isinstance(maps, NystromMaps) else 1.0,
+            ),
+            solver="dual" if isinstance(maps, NystromMaps) else "primal",
+            precision="float64",
+            peak_bytes=peak_bytes,
+            plan={"peak_bytes": peak_bytes, "limit_bytes": given.limit_bytes},
+            setup_seconds=setup_seconds,
+        )
+        return solution.left_out
+
+    def _plan(self, given: FitInputs, *, block_rows: int) -> tuple[TrainingRows, int]:
+        """Return the rows and the projected peak in bytes, or refuse a fit that is above the memory limit."""
+        rows, (n, d) = given.rows, given.rows.blocks.shape
+        n_penalties = len(grid_of(self.penalty, "penalty") or RELATIVE_PENALTIES)
+        peak_bytes = one_pass_peak_bytes(
+            n=n, d=d, rank=min(n, d), n_maps=1, n_classes=rows.n_classes, n_folds=rows.n_places,
+            block_rows=block_rows, n_finalists=min(3, n_penalties),
+            n_fits=held_fits(rank=min(n, d), n_penalties=n_penalties, n_folds=rows.n_places),
+            n_calibration=min(n, CALIBRATION_ROWS),
+        )  # fmt: skip
+        host_bytes = host_peak_bytes(
+            n=n, d=d, rank=min(n, d), n_maps=int(n < d), n_classes=rows.n_classes, n_folds=rows.n_places,
+            n_finalists=min(3, n_penalties), block_rows=block_rows, keeps_sums=d <= n,
+        )  # fmt: skip
+        given.check_memory(
+            peak_bytes,
+            host_bytes=host_bytes,
+            what=f"ridge on {n} rows of {d} features",
+            instead="take fewer layers, head 'falkon' with fewer centers, or raise --memory-limit",
+        )
+        return given.planned_rows(peak_bytes, name="ridge")
+
+    def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
+        """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
+        return linear_scores(self, X)
+
+
+class StreamingRidgeClassifier(LinearRidge, ScoredClassifier):
     """Ridge regression of one-hot targets on the features, the penalty cross-validated in one pass.
 
     The fit minimizes ``(1/n) sum_i w_i |y_i - W^T x_i - b|^2 + penalty |W|^2`` over W and an intercept b that
@@ -92,8 +195,6 @@ class StreamingRidgeClassifier(ScoredClassifier):
     'primal'
     """
 
-    needs_folds: ClassVar[bool] = False
-
     def __init__(
         self,
         penalty: float | Sequence[float] | None = None,
@@ -113,78 +214,3 @@ class StreamingRidgeClassifier(ScoredClassifier):
         self.device = device
         self.memory_limit_bytes = memory_limit_bytes
         self.dask = dask
-
-    def _check(self) -> None:
-        grid_of(self.penalty, "penalty")
-        check_selection(self.selection)
-        if self.cv is None:
-            check_single("penalty", self.penalty)
-
-    def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
-        n, d = given.rows.blocks.shape
-        penalties, device = grid_of(self.penalty, "penalty"), given.device
-        # The smaller Gram matrix has min(n, d) rows, whether the fit is primal or dual.
-        block_rows = given.block_rows(rank=min(n, d))
-        rows, peak_bytes = self._plan(given, block_rows=block_rows)
-        maps = linear_maps(rows.blocks, device=device)
-        setup_seconds = given.seconds
-        if self.cv is None:
-            penalty = (penalties or [0.0])[0]
-            solution = solve_once(rows, maps, None, penalty=penalty, block_rows=block_rows, device=device)
-        else:
-            solution = solve(
-                rows,
-                maps,
-                [None],
-                penalties=penalties,
-                block_rows=block_rows,
-                device=device,
-                selection=self.selection,
-            )
-        self.coef_ = np.ascontiguousarray(linear_coefficients(maps, solution.beta[:-1]).T.cpu().numpy())
-        self.intercept_ = solution.beta[-1].cpu().numpy()
-        # In the dual the basis is the span of the rows, outside of which rows that are added later may lie.
-        self.sums_ = None if isinstance(maps, NystromMaps) else SavedSums.of(solution.sums)
-        self.penalty_, self.temperature_ = solution.chosen.penalty, solution.temperature
-        self.report_ = report_of(
-            solution,
-            rows,
-            # In the dual all rows are centers of the linear kernel.
-            Basis(
-                n_centers=n if isinstance(maps, NystromMaps) else 0,
-                rank=maps.ranks[0],
-                smallest_pivot=maps.whitenings[0].smallest_pivot if isinstance(maps, NystromMaps) else 1.0,
-            ),
-            solver="dual" if isinstance(maps, NystromMaps) else "primal",
-            precision="float64",
-            peak_bytes=peak_bytes,
-            plan={"peak_bytes": peak_bytes, "limit_bytes": given.limit_bytes},
-            setup_seconds=setup_seconds,
-        )
-        return solution.left_out
-
-    def _plan(self, given: FitInputs, *, block_rows: int) -> tuple[TrainingRows, int]:
-        """Return the rows and the projected peak in bytes, or refuse a fit that is above the memory limit."""
-        rows, (n, d) = given.rows, given.rows.blocks.shape
-        n_penalties = len(grid_of(self.penalty, "penalty") or RELATIVE_PENALTIES)
-        peak_bytes = one_pass_peak_bytes(
-            n=n, d=d, rank=min(n, d), n_maps=1, n_classes=rows.n_classes, n_folds=rows.n_places,
-            block_rows=block_rows, n_finalists=min(3, n_penalties),
-            n_fits=held_fits(rank=min(n, d), n_penalties=n_penalties, n_folds=rows.n_places),
-            n_calibration=min(n, CALIBRATION_ROWS),
-        )  # fmt: skip
-        host_bytes = host_peak_bytes(
-            n=n, d=d, rank=min(n, d), n_maps=int(n < d), n_classes=rows.n_classes, n_folds=rows.n_places,
-            n_finalists=min(3, n_penalties), block_rows=block_rows, keeps_sums=d <= n,
-        )  # fmt: skip
-        given.check_memory(
-            peak_bytes,
-            host_bytes=host_bytes,
-            what=f"ridge on {n} rows of {d} features",
-            instead="take fewer layers, head 'falkon' with fewer centers, or raise --memory-limit",
-        )
-        return given.planned_rows(peak_bytes, name="ridge")
-
-    def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
-        """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
-        return linear_scores(self, X)

@@ -1,4 +1,4 @@
-"""`ScoredClassifier`: what all estimators have in common, from the checks of a fit to probabilities."""
+"""`ScoredEstimator` and `ScoredClassifier`: what estimators have in common, from checks to probabilities."""
 
 import operator
 import time
@@ -24,10 +24,12 @@ from toptune.train.estimators.arguments import Labels, RowsLike, Values
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.kernels.kernels import ReferenceRows, kernel_of
 from toptune.train.numerics.calibration import softmax
+from toptune.train.numerics.sigmoids import Sigmoids
 from toptune.train.passes.dask_passes import open_cluster
 from toptune.train.passes.training_rows import LeftOutScores
 from toptune.train.rows.block_reading import block_rows_for, read_ahead, to_tensor
 from toptune.train.rows.inputs import predict_inputs
+from toptune.train.solvers.one_pass import Solution
 
 FIT_KNOBS = (
     "free memory there, lower --memory-limit (memory_limit_bytes) so that less is planned, take fewer "
@@ -35,8 +37,8 @@ FIT_KNOBS = (
 )
 
 
-class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
-    """A classifier whose fit leaves ``classes_``, ``temperature_`` and a way to score every class.
+class ScoredEstimator(BaseEstimator, ABC):  # type: ignore[misc]
+    """An estimator whose fit leaves a way to score rows.
 
     A subclass says what it checks (`_check`), how it fits (`_fit`) and how it scores rows (`scores`). It has
     at least the parameters ``cv``, ``random_state`` and ``memory_limit_bytes``; ``device``, ``class_weight``
@@ -44,18 +46,17 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
 
     Attributes
     ----------
-    classes_ : ndarray, shape (n_classes,)
-        Labels of the classes, sorted.
-    temperature_ : float
-        Probabilities are the softmax of scores divided by the temperature.
     left_out_scores_ : LeftOutScores or None
         Scores of training rows by the fits that left them out, with the parameters that were chosen; at most
         `CALIBRATION_ROWS` of them. None where no fold was left out.
     """
 
     needs_folds: ClassVar[bool] = True
+    # Whether rows are given numbers, in place of classes or labels.
+    gives_numbers: ClassVar[bool] = False
+    # Whether targets may be a matrix: several labels, or numbers.
+    takes_values: ClassVar[bool] = False
     classes_: Labels
-    temperature_: float
     left_out_scores_: LeftOutScores | None
     report_: Any
 
@@ -66,8 +67,9 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
         ----------
         X : array-like or Blocks, shape (n, d)
             Features. Blocks are streamed and never held whole.
-        y : array-like, shape (n,)
-            Labels.
+        y : array-like, shape (n,) or (n, n_labels)
+            Labels; or an indicator matrix of 0 and 1 where a row may have several labels, with NaN where
+            nobody knows whether a label applies. Numbers for a regressor.
         groups : sequence of str, optional
             Ids or groups of the rows. Rows of equal groups share a fold, and folds follow from groups and
             labels, whatever the order of the rows.
@@ -99,13 +101,24 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
         # A head of several fits may have told the same of each.
         told = dict.fromkeys([*given.folds.notes, *self.report_.warnings])
         self.report_ = replace(self.report_, warnings=list(told))
-        self.classes_ = given.classes
-        self.left_out_scores_ = (
-            None
-            if left_out is None
-            else LeftOutScores(rows=given.rows.calibration_rows(), scores=np.asarray(left_out, np.float32))
-        )
+        self._take_classes(given)
+        self.left_out_scores_ = None
+        if left_out is not None:
+            # Scores of a regressor are in the unit of the targets, left-out ones too.
+            left_out = left_out if given.scaling is None else given.scaling.restored(left_out)
+            self.left_out_scores_ = LeftOutScores(
+                rows=given.rows.calibration_rows(), scores=np.asarray(left_out, np.float32)
+            )
         return self
+
+    def _take_classes(self, given: FitInputs) -> None:
+        """Set ``classes_``, or what a regressor has in its place."""
+        self.classes_ = given.classes
+
+    def _take_calibration(self, found: Solution, given: FitInputs) -> None:
+        """Set what turns the scores of `scores` into probabilities or predictions."""
+        del given
+        self.temperature_, self.sigmoids_ = found.temperature, found.sigmoids
 
     @abstractmethod
     def _check(self) -> None:
@@ -125,21 +138,59 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mis
     def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
 
+
+class ScoredClassifier(ClassifierMixin, ScoredEstimator):  # type: ignore[misc]
+    """A classifier whose fit leaves ``classes_``, ``temperature_`` and a way to score every class.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (n_classes,)
+        Labels of the classes, sorted; numbers of the labels where a row may have several.
+    temperature_ : float
+        Probabilities are the softmax of scores divided by the temperature; 1 where a row may have several
+        labels.
+    sigmoids_ : Sigmoids or None
+        What turns the scores of several labels a row into probabilities; None where a row has one class.
+    """
+
+    temperature_: float
+    sigmoids_: Sigmoids | None = None
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = self.takes_values
+        return tags
+
     def decision_function(self, X: RowsLike) -> npt.NDArray[np.float64]:
-        """Return scores (n, n_classes), or for two classes the lead (n,) of the second over the first."""
+        """Return scores (n, n_classes), or for two classes the lead (n,) of the second over the first.
+
+        Of several labels a row, the logarithms of their odds (n, n_labels).
+        """
         scores = self.scores(X)
+        if self.sigmoids_ is not None:
+            return self.sigmoids_.log_odds(scores)
         # scikit-learn's convention for two classes: above 0 is the second class.
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict(self, X: RowsLike) -> Labels:
-        """Return the labels (n,) of the highest scores of rows (n, d)."""
+        """Return the labels (n,) of the highest scores of rows (n, d).
+
+        Of several labels a row, an indicator matrix (n, n_labels) of those that are likelier than not.
+        """
         scores = self.scores(X)
+        if self.sigmoids_ is not None:
+            return (self.sigmoids_.log_odds(scores) > 0).astype(np.int64)
         labels: Labels = self.classes_[scores.argmax(axis=1)]
         return labels
 
     def predict_proba(self, X: RowsLike) -> npt.NDArray[np.float64]:
-        """Return probabilities (n, n_classes) of rows (n, d): softmax of scores over the temperature."""
+        """Return probabilities (n, n_classes) of rows (n, d): softmax of scores over the temperature.
+
+        Of several labels a row, the probability of each (n, n_labels).
+        """
         scores = self.scores(X)
+        if self.sigmoids_ is not None:
+            return self.sigmoids_.probabilities(scores)
         return softmax(scores, self.temperature_)
 
 
@@ -149,7 +200,6 @@ class KernelHead(Protocol):
     kernel: str
     device: str | None
     memory_limit_bytes: int | None
-    classes_: Labels
     centers_: Values
     sigma_: float | None
     dual_coef_: npt.NDArray[np.float64]
@@ -167,7 +217,7 @@ def kernel_scores(estimator: KernelHead, X: RowsLike) -> npt.NDArray[np.float64]
     """
     check_is_fitted(estimator)
     blocks = predict_inputs(estimator, X)
-    scores = np.empty((blocks.shape[0], len(estimator.classes_)))
+    scores = np.empty((blocks.shape[0], len(estimator.intercept_)))
     for where, basis, fit in _bases(estimator, blocks):
         scores[where] = torch.addmm(fit.intercept, basis, fit.dual).cpu().numpy()
     return scores

@@ -29,12 +29,10 @@ class LinearHead(Protocol):
     ----------
     coef_ : ndarray of float64, shape (n_classes, d)
     intercept_ : ndarray of float64, shape (n_classes,)
-    classes_ : ndarray, shape (n_classes,)
     """
 
     coef_: npt.NDArray[np.float64]
     intercept_: npt.NDArray[np.float64]
-    classes_: npt.NDArray[np.generic]
 
 
 def linear_maps(blocks: Blocks, *, device: torch.device) -> LinearMaps:
@@ -75,7 +73,7 @@ def linear_scores(estimator: LinearHead, X: object) -> npt.NDArray[np.float64]:
     """
     check_is_fitted(estimator)
     blocks = predict_inputs(estimator, X)
-    scores = np.empty((blocks.shape[0], len(estimator.classes_)))
+    scores = np.empty((blocks.shape[0], len(estimator.intercept_)))
     for where, values in blocks.iterate():
         check_finite(values, start=where.start)
         scores[where] = values.astype(np.float64) @ estimator.coef_.T + estimator.intercept_

@@ -318,6 +318,7 @@ def _part(rows: TrainingRows, start: int, stop: int) -> TrainingRows:
         codes=rows.codes[start:stop],
         weights=rows.weights[start:stop],
         folds=rows.folds[start:stop],
+        targets=None if rows.targets is None else rows.targets.part(start, stop),
         offset=rows.offset + start,
         cluster=None,
     )

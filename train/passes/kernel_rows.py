@@ -13,6 +13,7 @@ from torch import Tensor
 
 from toptune.train.kernels.kernels import Linear, Radial, ReferenceRows
 from toptune.train.passes.training_rows import TrainingRows, batches
+from toptune.train.rows.block_reading import sent_ahead
 
 # Rows of kept kernel values that are multiplied at a time: so many are copied to float64, never all.
 CACHED_ROWS = 4096
@@ -108,9 +109,9 @@ class CenteredRows:
     kernel_mean : Tensor of float64, shape (r,)
         Weighted mean of k(x, C).
     target_mean : Tensor of float64, shape (n_targets,)
-        Weighted share of each class.
+        Weighted mean of the targets: of classes, their shares.
     cross : Tensor of float64, shape (r, n_targets)
-        ``Z' W (Y - mean) / n`` for one-hot targets Y.
+        ``Z' W (Y - mean) / n`` for targets Y.
     """
 
     kernel_rows: KernelRows
@@ -122,20 +123,18 @@ class CenteredRows:
 
     @classmethod
     def of(cls, kernel_rows: KernelRows, factor: Tensor) -> "CenteredRows":
-        """Compute means and right-hand sides of the one-hot targets in one pass."""
+        """Compute means and right-hand sides of the targets in one pass."""
         rows, device = kernel_rows.rows, factor.device
         weights = torch.from_numpy(rows.weights).to(device)
-        codes = torch.from_numpy(rows.codes).to(device)
         total = float(weights.sum())
-        shares = np.bincount(rows.codes, weights=rows.weights, minlength=rows.n_classes) / total
-        target_mean = torch.from_numpy(shares).to(device)
+        target_mean = _target_mean(rows).to(device)
         r = len(factor)
         kernel_mean = torch.zeros(r, dtype=torch.float64, device=device)
         cross = torch.zeros((r, rows.n_classes), dtype=torch.float64, device=device)
         for where, values in kernel_rows.blocks():
             block, w = values.double(), weights[where]
             # Centered targets, so that the features need not be centered for the right-hand side.
-            targets = torch.nn.functional.one_hot(codes[where], rows.n_classes).double() - target_mean
+            targets = sent_ahead(rows.targets_of(where), device) - target_mean
             kernel_mean.addmv_(block.T, w)
             cross.addmm_(block.T, targets * w[:, None])
         return cls(
@@ -182,3 +181,11 @@ class CenteredRows:
         dual = torch.linalg.solve_triangular(self.factor.T, beta, upper=True)
         intercept: Tensor = self.target_mean - self.kernel_mean @ dual
         return intercept
+
+
+def _target_mean(rows: TrainingRows) -> Tensor:
+    """Return the weighted mean (n_classes,) of the targets, in main memory."""
+    if rows.targets is not None:
+        return torch.from_numpy(rows.weights @ rows.targets.values / rows.weights.sum())
+    counts = np.bincount(rows.codes, weights=rows.weights, minlength=rows.n_classes)
+    return torch.from_numpy(counts / rows.weights.sum())

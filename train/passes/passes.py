@@ -37,7 +37,7 @@ def accumulate(
 ) -> list[FoldSums]:
     """Sum, in one pass over the rows, ``w z z^T`` and ``w z y^T`` of each wanted map in each fold.
 
-    z is ``(phi, 1)``: the features and a 1 for the intercept; y is the one-hot target and w the weight of a
+    z is ``(phi, 1)``: the features and a 1 for the intercept; y is the target and w the weight of a
     row.
 
     Parameters
@@ -136,8 +136,9 @@ def take_sums(
         Whether the sums of each wanted map are over its basis in place of its features.
     """
     targets = PassTargets.of(
-        rows.codes, rows.weights, rows.folds, n_folds=rows.n_places, n_classes=rows.n_classes, device=device
-    )
+        rows.codes, rows.weights, rows.folds, n_folds=rows.n_places, n_classes=rows.n_classes, device=device,
+        targets=rows.targets,
+    )  # fmt: skip
     builders = [SumsBuilder(targets, rank=maps.ranks[index]) for index in wanted]
     watch = PhaseWatch(seconds)
     for where, values in watch.each("reading", batches(
@@ -200,7 +201,8 @@ def predict_left_out(
     kept = rows.calibration_rows() if kept is None else kept
     # What is found of the finalists stays on the device until the end, so that no block is waited for.
     found = [_Found.nothing(len(kept), rows.n_classes, device) for _ in finalists]
-    codes, weights = (torch.from_numpy(each).to(device) for each in (rows.codes, rows.validated_weights))
+    weights = torch.from_numpy(rows.validated_weights).to(device)
+    codes = None if rows.targets is not None else torch.from_numpy(rows.codes).to(device)
     wanted = sorted({index for index, _ in finalists})
     of_map = {index: [at for at, (its, _) in enumerate(finalists) if its == index] for index in wanted}
     # Narrow finalists of one map stand side by side, so that one product with its basis scores them all.
@@ -220,14 +222,20 @@ def predict_left_out(
                 # Only the scores of rows kept for calibration are kept; the others end in two sums.
                 first, last = np.searchsorted(kept, [some.start, some.stop])
                 local = sent_ahead(torch.from_numpy(kept[first:last] - some.start), device)
-                y, w = codes[some], weights[some]
-                targets = torch.nn.functional.one_hot(y, rows.n_classes).double()
+                w = weights[some]
+                if codes is None:
+                    targets = sent_ahead(rows.targets_of(some), device)
+                else:
+                    targets = torch.nn.functional.one_hot(codes[some], rows.n_classes).double()
                 part = basis[some.start - where.start : some.stop - where.start]
                 of_folds = fold_parts(rows.folds[some], device)
                 for members, beta in beside[index]:
                     scores = _scores_left_out(part, of_folds, beta)
                     for at, mine in zip(members, torch.split(scores, rows.n_classes, dim=1), strict=True):
-                        found[at].correct += w @ (mine.argmax(dim=1) == y).double()
+                        if codes is not None:
+                            found[at].correct += w @ (mine.argmax(dim=1) == codes[some]).double()
+                        elif rows.have_labels:
+                            found[at].correct += w @ ((mine > 0.5) == (targets > 0.5)).double().mean(dim=1)
                         found[at].squared_error += w @ (targets - mine).square_().sum(dim=1)
                         found[at].scores[first:last] = mine[local]
         if progress is not None:

@@ -1,6 +1,7 @@
 """Block sums of one pass over the rows: all that ridge regression needs to know of them.
 
-For features phi (r,), weights w and one-hot targets y let ``z = (phi, 1)``. For each fold f the sums are
+For features phi (r,), weights w and targets y (one-hot, several labels or numbers) let ``z = (phi, 1)``. For
+each fold f the sums are
 
     G_f = sum w z z^T  (r + 1, r + 1),   c_f = sum w z y^T  (r + 1, n_targets),   s_f = sum w ||y||^2
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from toptune.train.numerics.cholesky import panels, product_of_factor
 from toptune.train.passes.fold_parts import FoldPart
+from toptune.train.passes.targets import Targets
 from toptune.train.rows.block_reading import sent_ahead
 
 # Rows of a fold that are multiplied together; half as many that come at once do not wait for more. The second
@@ -174,9 +176,13 @@ class PassTargets:
         Whether every weight is 1. Rows are then not multiplied by their roots, which saves a copy of each
         block.
     by_class : Tensor of float64, shape (n_folds, n_classes)
-        Weight of the rows of each fold and class, in main memory.
+        Weighted sum of the targets of each fold, in main memory: of classes, the weight of their rows.
     by_fold : Tensor of float64, shape (n_folds,)
         Weight of the rows of each fold, in main memory.
+    square : Tensor of float64, shape (n_folds,)
+        Weighted sum of the squared lengths of the targets of each fold, in main memory.
+    values : Tensor of float64, shape (n, n_classes), or None
+        Targets of rows that have no class, on the device of the sums.
     """
 
     codes: npt.NDArray[np.int64]
@@ -184,6 +190,8 @@ class PassTargets:
     is_plain: bool
     by_class: Tensor
     by_fold: Tensor
+    square: Tensor
+    values: Tensor | None = None
 
     @classmethod
     def of(
@@ -195,20 +203,40 @@ class PassTargets:
         n_folds: int,
         n_classes: int,
         device: torch.device,
+        targets: Targets | None = None,
     ) -> "PassTargets":
-        """Prepare the classes, weights and folds (n,) of all rows.
+        """Prepare the classes, weights and folds (n,) of all rows, and targets in place of classes.
 
         Weights are added up in main memory: on CUDA, adding by index happens in no fixed order.
         """
         w, of_fold, of_class = (torch.from_numpy(each) for each in (weights, folds, codes))
         by_class = torch.zeros((n_folds, n_classes), dtype=torch.float64)
+        by_fold = torch.zeros(n_folds, dtype=torch.float64).index_add_(0, of_fold, w)
+        values = None if targets is None else torch.from_numpy(targets.values)
+        if values is None:
+            by_class.index_put_((of_fold, of_class), w, accumulate=True)
+            # A one-hot target has length 1, so the sum of w ||y||^2 is the weight.
+            square = by_fold.clone()
+        else:
+            by_class.index_add_(0, of_fold, w[:, None] * values)
+            square = torch.zeros_like(by_fold).index_add_(0, of_fold, w * values.square().sum(dim=1))
         return cls(
             codes=codes,
             roots=w.sqrt().to(device),
             is_plain=bool((weights == 1).all()),
-            by_class=by_class.index_put_((of_fold, of_class), w, accumulate=True),
-            by_fold=torch.zeros(n_folds, dtype=torch.float64).index_add_(0, of_fold, w),
+            by_class=by_class,
+            by_fold=by_fold,
+            square=square,
+            values=None if values is None else values.to(device),
         )
+
+    def add_products(self, sums: Tensor, numbers: npt.NDArray[np.int64], rows: Tensor) -> None:
+        """Add the products of the targets of rows and of weighted features (b, r) to sums (n_classes, r)."""
+        if self.values is None:
+            _add_by_class(sums, self.codes[numbers], rows)
+            return
+        there = sent_ahead(torch.from_numpy(numbers), self.values.device)
+        sums.addmm_(self.values[there].T, rows)
 
 
 class SumsBuilder:
@@ -222,7 +250,7 @@ class SumsBuilder:
     Parameters
     ----------
     targets : PassTargets
-        Classes and weights of the rows to come, which all come. The sums lie on the device of its roots.
+        Targets and weights of the rows to come, which all come. The sums lie on the device of its roots.
     rank : int
         Features r.
     """
@@ -239,7 +267,7 @@ class SumsBuilder:
         self.by_class = zeros(n_folds, n_classes, rank + 1)
         self.capacity = batch_rows(n_folds=n_folds, rank=rank, n_rows=len(targets.codes))
         self._features = torch.empty((n_folds, self.capacity, rank), dtype=torch.float64, device=device)
-        self._codes = np.empty((n_folds, self.capacity), dtype=np.int64)
+        self._numbers = np.empty((n_folds, self.capacity), dtype=np.int64)
         self._roots = torch.empty((n_folds, self.capacity), dtype=torch.float64, device=device)
         self._waiting = [0] * n_folds
 
@@ -255,21 +283,21 @@ class SumsBuilder:
         parts : sequence of FoldPart
             The rows of each fold within the block.
         """
-        codes, roots = self.targets.codes[where], self.targets.roots[where]
+        roots, numbers = self.targets.roots[where], np.arange(where.start, where.stop)
         for part in parts:
             fold = part.fold
-            z, classes, root = phi[part.there], codes[part.rows], roots[part.there]
+            z, mine, root = phi[part.there], numbers[part.rows], roots[part.there]
             if not self.targets.is_plain:
                 z = z * root[:, None]
             # Many rows of one fold at once need not be copied to wait for others.
             if 2 * len(z) >= self.capacity:
-                self._multiply(fold, z, classes, root)
+                self._multiply(fold, z, mine, root)
                 continue
             if self._waiting[fold] + len(z) > self.capacity:
                 self._flush(fold)
             at = self._waiting[fold]
             some = slice(at, at + len(z))
-            self._features[fold, some], self._codes[fold, some] = z, classes
+            self._features[fold, some], self._numbers[fold, some] = z, mine
             self._roots[fold, some] = root
             self._waiting[fold] += len(z)
 
@@ -287,25 +315,26 @@ class SumsBuilder:
                 square.copy_(square.tril() + square.tril(-1).T)
                 gram[: rows.start, rows] = gram[rows, : rows.start].T
             gram[-1, -1] = weight
-        # A one-hot target has length 1, so the sum of w ||y||^2 is the weight.
-        return FoldSums(gram=self.gram, cross=self.by_class.mT.contiguous(), square=weights)
+        square = self.targets.square.to(device, copy=True)
+        return FoldSums(gram=self.gram, cross=self.by_class.mT.contiguous(), square=square)
 
     def _flush(self, fold: int) -> None:
         """Multiply the rows of a fold that are waiting."""
         count, self._waiting[fold] = self._waiting[fold], 0
         if count:
             self._multiply(
-                fold, self._features[fold, :count], self._codes[fold, :count], self._roots[fold, :count]
+                fold, self._features[fold, :count], self._numbers[fold, :count], self._roots[fold, :count]
             )
 
-    def _multiply(self, fold: int, z: Tensor, codes: npt.NDArray[np.int64], roots: Tensor) -> None:
+    def _multiply(self, fold: int, z: Tensor, numbers: npt.NDArray[np.int64], roots: Tensor) -> None:
         """Add the products of rows of one fold.
 
         Parameters
         ----------
         z : Tensor, shape (b, r)
             Features times the square root of the rows' weights, so that ``z^T z`` is weighted once.
-        codes : ndarray of int64, shape (b,)
+        numbers : ndarray of int64, shape (b,)
+            Which of all rows these are.
         roots : Tensor, shape (b,)
             Square roots of the weights, with which z is weighted once more where it meets the targets.
         """
@@ -315,7 +344,7 @@ class SumsBuilder:
             gram[some, : some.stop].addmm_(z[:, some].T, z[:, : some.stop])
         gram[-1, :-1] += roots @ z
         weighted = z if self.targets.is_plain else z * roots[:, None]
-        _add_by_class(self.by_class[fold, :, :-1], codes, weighted)
+        self.targets.add_products(self.by_class[fold, :, :-1], numbers, weighted)
 
 
 def _add_by_class(sums: Tensor, codes: npt.NDArray[np.int64], rows: Tensor) -> None:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from toptune.store.features.blocks import Blocks
 from toptune.train.kernels.maps import Maps
-from toptune.train.numerics.calibration import CALIBRATION_ROWS
+from toptune.train.numerics.calibration import CALIBRATION_ROWS, Temperature, fit_temperature
+from toptune.train.numerics.sigmoids import Sigmoids, fit_sigmoids
 from toptune.train.passes.sums import FoldSums
+from toptune.train.passes.targets import Targets
 from toptune.train.rows.block_reading import read_ahead
 from toptune.train.rows.device_rows import DeviceRows
 
@@ -66,6 +68,7 @@ class TrainingRows:
     folds : ndarray of int64, shape (n,)
         Fold of each row, 0 to n_folds - 1; `n_folds` for a row that takes no part in cross-validation.
     n_classes, n_folds : int
+        Columns of scores, which are classes, labels or numbers; and folds.
     has_aside : bool
         Whether some rows take no part in cross-validation. Parts of the rows keep the answer of the whole.
     offset : int
@@ -74,6 +77,9 @@ class TrainingRows:
         Workers that do the passes in place of this process.
     kept : DeviceRows, optional
         The same rows where a CUDA device keeps them.
+    targets : Targets, optional
+        What the rows are regressed to where they have no class; `codes` are 0 then. None stands for the
+        one-hot targets of the classes.
     """
 
     blocks: Blocks
@@ -86,6 +92,7 @@ class TrainingRows:
     offset: int = 0
     cluster: "Cluster | None" = None
     kept: DeviceRows | None = None
+    targets: Targets | None = None
 
     @property
     def n(self) -> int:
@@ -112,6 +119,31 @@ class TrainingRows:
         """Weight of each row (n,) in left-out figures: 0 if it takes no part in cross-validation."""
         return np.where(self.is_validated, self.weights, 0.0)
 
+    @property
+    def have_labels(self) -> bool:
+        """Whether each row may have several labels."""
+        return self.targets is not None and self.targets.are_labels
+
+    def targets_of(self, some: slice | npt.NDArray[np.int64]) -> Tensor:
+        """Return the targets (b, n_classes) of some rows, in float64 and main memory."""
+        if self.targets is not None:
+            return torch.from_numpy(self.targets.values[some])
+        codes = torch.from_numpy(self.codes[some])
+        return torch.nn.functional.one_hot(codes, self.n_classes).double()
+
+    def calibration(
+        self, scores: npt.NDArray[np.floating], some: npt.NDArray[np.int64]
+    ) -> Temperature | Sigmoids | None:
+        """Fit to left-out scores (b, n_classes) of some rows what turns them into probabilities.
+
+        Classes share a temperature, each label has a sigmoid of its own, and numbers have None.
+        """
+        if self.targets is None:
+            return fit_temperature(scores, self.codes[some], self.weights[some])
+        if self.targets.are_labels:
+            return fit_sigmoids(scores, self.targets.values[some], self.weights[some])
+        return None
+
     def calibration_rows(self) -> npt.NDArray[np.int64]:
         """Return rows that a temperature is fitted to: all validated ones, or `CALIBRATION_ROWS` of them."""
         validated = np.flatnonzero(self.is_validated)
@@ -137,9 +169,10 @@ class OutOfFold:
     Attributes
     ----------
     correct : float
-        Weight of the rows that are classified correctly.
+        Weight of the rows that are classified correctly; of rows with several labels, each counts by the
+        share of labels that are decided correctly where scores above a half decide for a label. 0 of numbers.
     squared_error : float
-        Weighted sum of ``||y - scores||^2`` over the validated rows, y being the one-hot target.
+        Weighted sum of ``||y - scores||^2`` over the validated rows, y being the target.
     scores : ndarray of float32, shape (n_kept, n_classes)
         Left-out scores of the rows kept for calibration.
     """

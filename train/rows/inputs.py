@@ -1,57 +1,161 @@
-"""Inputs of estimators, validated as scikit-learn does: arrays or Blocks, labels, weights."""
+"""Inputs of estimators, validated as scikit-learn does: arrays or Blocks, labels or numbers, weights."""
 
 import logging
-from typing import TypeGuard
+from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
+from sklearn.utils import assert_all_finite
 from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d, validate_data
 
 from toptune.errors import InputError
 from toptune.store.features.blocks import ArrayBlocks, Blocks
+from toptune.text import counted, named
 
 logger = logging.getLogger(__name__)
 Codes = npt.NDArray[np.int64]
 
 
-def fit_inputs(
-    estimator: BaseEstimator, X: object, y: object
-) -> tuple[Blocks, npt.NDArray[np.generic], Codes]:
+# Rows that a message names, at most.
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Given:
+    """The arguments of a fit, checked.
+
+    Attributes
+    ----------
+    blocks : Blocks, shape (n, d)
+    classes : ndarray, shape (n_classes,)
+        The classes, sorted; the numbers of the labels, or of the targets.
+    codes : ndarray of int64, shape (n,)
+        Position of the class of each row in the sorted classes; 0 where rows have no class.
+    values : ndarray of float64, shape (n, n_classes), or None
+        Labels or numbers in place of classes: labels are 1, 0, and NaN where nobody knows.
+    is_flat : bool
+        Whether targets were given as (n,).
+    """
+
+    blocks: Blocks
+    classes: npt.NDArray[np.generic]
+    codes: Codes
+    values: npt.NDArray[np.float64] | None = None
+    is_flat: bool = True
+
+
+def fit_inputs(estimator: BaseEstimator, X: object, y: object, *, are_numbers: bool = False) -> Given:
     """Validate the arguments of ``fit``, and record ``n_features_in_`` in the estimator.
 
-    Returns
-    -------
-    Blocks
-        Features, shape (n, d).
-    ndarray
-        The classes, sorted.
-    ndarray of int64, shape (n,)
-        Position of the class of each row in the sorted classes.
+    Parameters
+    ----------
+    estimator : estimator
+    X : array-like or Blocks, shape (n, d)
+    y : array-like
+        Classes (n,); labels (n, n_labels) of 0 and 1, an indicator matrix in which NaN says that nobody
+        knows; or, where they `are_numbers`, numbers (n,) or (n, n_targets).
+    are_numbers : bool
+        Whether the estimator is a regressor.
+
+    Raises
+    ------
+    InputError
+        For targets of another shape, of one class only, or that are not finite.
     """
     if y is None:
         raise InputError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
     blocks: Blocks
+    targets: Any = y
+    if issparse(y):
+        targets = targets.toarray()
     if is_blocks(X):
         blocks = X
-        labels = column_or_1d(np.asarray(y))
-        if len(labels) != blocks.shape[0]:
-            raise InputError(f"y has {len(labels)} labels for {blocks.shape[0]} rows; give one label a row")
         estimator.n_features_in_ = blocks.shape[1]
     else:
         # The pass over the rows names the rows that are not finite; scikit-learn would not.
-        values, labels = validate_data(
-            estimator, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False, ensure_min_samples=2
+        values = validate_data(
+            estimator, X, dtype=[np.float64, np.float32], ensure_all_finite=False, ensure_min_samples=2
         )
-        labels = column_or_1d(labels, warn=True)
         blocks = ArrayBlocks(values)
+    found = np.asarray(targets)
+    if found.ndim and len(found) != blocks.shape[0]:
+        what = "targets" if are_numbers else "labels"
+        raise InputError(
+            f"Found input variables with inconsistent numbers of samples: y has {len(found)} {what} for "
+            f"{blocks.shape[0]} rows; give one a row"
+        )
+    if are_numbers:
+        return _with_values(blocks, _numbers(found), is_flat=found.ndim == 1)
+    if found.ndim == 2 and found.shape[1] > 1:
+        return _with_values(blocks, _labels(found), is_flat=False)
+    labels = column_or_1d(found, warn=True)
+    assert_all_finite(labels, input_name="y")
     check_classification_targets(labels)
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise InputError(f"the labels have one class only, {classes[0]!r}; a classifier needs at least 2")
-    return blocks, classes, codes.astype(np.int64)
+    return Given(blocks=blocks, classes=classes, codes=codes.astype(np.int64))
+
+
+def _with_values(blocks: Blocks, values: npt.NDArray[np.float64], *, is_flat: bool) -> Given:
+    return Given(
+        blocks=blocks,
+        classes=np.arange(values.shape[1]),
+        codes=np.zeros(len(values), dtype=np.int64),
+        values=values,
+        is_flat=is_flat,
+    )
+
+
+def _labels(found: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    """Return an indicator matrix (n, n_labels) as float64, or refuse anything else with InputError."""
+    try:
+        values = found.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"Unknown label type: {type_of_target(found)}; several labels are given as a matrix of 0 and 1"
+        ) from error
+    is_known = np.isfinite(values)
+    strange = np.unique(values[is_known & (values != 0) & (values != 1)])
+    if len(strange) or np.isinf(values).any():
+        shown = strange[0] if len(strange) else "an infinite value"
+        raise InputError(
+            f"Unknown label type: the matrix of labels holds {shown}, not only 0 and 1 (and NaN for labels "
+            "of which nobody knows)"
+        )
+    empty = np.flatnonzero(~is_known.any(axis=0))
+    if len(empty):
+        raise InputError(f"label {empty[0]} is unknown in all {len(values)} rows; leave its column out")
+    return values
+
+
+def _numbers(found: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    """Return targets (n, n_targets) as float64, or refuse what are no finite numbers with InputError."""
+    if found.dtype.kind in "cmM":
+        raise InputError(
+            f"Complex data not supported: the targets are {found.dtype}; give numbers of one part"
+        )
+    try:
+        values = found.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the targets are no numbers ({error}); give numbers, one row of them a row"
+        ) from error
+    if values.ndim not in (1, 2) or values.size == 0:
+        raise InputError(f"the targets have shape {values.shape}; give (n,) or (n, n_targets)")
+    values = values.reshape(len(values), -1)
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise InputError(
+            f"targets of {counted(len(bad), 'row')} are NaN or infinity "
+            f"(rows {named(bad.tolist(), most=_SHOWN)}); leave these rows out"
+        )
+    return values
 
 
 def predict_inputs(estimator: BaseEstimator, X: object) -> Blocks:

@@ -206,9 +206,9 @@ class _LibraryProblem:
             rows, block_rows=block_rows_for(d=d, rank=0), dtype=X.dtype, device=X.device
         ):
             X[where] = values
-        weights, codes = torch.from_numpy(rows.weights), torch.from_numpy(rows.codes)
-        shares = torch.bincount(codes, weights=weights, minlength=rows.n_classes) / weights.sum()
-        targets = torch.nn.functional.one_hot(codes, rows.n_classes).to(X.dtype) - shares.to(X.dtype)
+        weights, targets = torch.from_numpy(rows.weights), rows.targets_of(slice(None))
+        shares = weights @ targets / weights.sum()
+        targets = targets.to(X.dtype) - shares.to(X.dtype)
         return cls(
             kernel=kernel, centers=centers, penalty=penalty, X=X, weights=weights, shares=shares,
             targets=targets,

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from toptune.errors import NumericalError
 from toptune.train.kernels.maps import Maps
-from toptune.train.numerics.calibration import Temperature, fit_temperature
+from toptune.train.numerics.calibration import Temperature
+from toptune.train.numerics.sigmoids import Sigmoids
 from toptune.train.passes.passes import accumulate, predict_left_out
 from toptune.train.passes.sums import FoldSums, sums_bytes
 from toptune.train.passes.training_rows import TrainingRows
@@ -33,6 +34,10 @@ SUMS_BYTES = 4 * 2**30
 EXHAUSTIVE_RANK = 512
 # Above that rank, a map whose least error on the one fold is this many times another map's is given up.
 HOPELESS = 1.2
+# How scores become probabilities, in the words of a report.
+SOFTMAX = "softmax of scores with one temperature fitted out of fold"
+SIGMOIDS = "a sigmoid for each label, fitted to scores out of fold"
+NUMBERS = "numbers, which are not calibrated"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +51,7 @@ class Solution:
     beta : Tensor of float64, shape (r + 1, n_classes)
         Coefficients, the intercept last.
     temperature : float
-        Probabilities are the softmax of scores divided by the temperature.
+        Probabilities are the softmax of scores divided by the temperature; 1 of labels and numbers.
     chosen : Candidate
         Row of the table that was chosen.
     table : tuple of Candidate
@@ -68,6 +73,8 @@ class Solution:
     left_out : ndarray of float32, shape (n_kept, n_classes), or None
         Left-out scores of `TrainingRows.calibration_rows` by the chosen candidate; None where no fold was
         left out.
+    sigmoids : Sigmoids or None
+        What turns the scores of labels into probabilities; None of classes and numbers.
     """
 
     map_index: int
@@ -81,8 +88,9 @@ class Solution:
     n_passes: int
     seconds: dict[str, float]
     sums: FoldSums | None
-    calibration: str = "softmax of scores with one temperature fitted out of fold"
+    calibration: str = SOFTMAX
     left_out: npt.NDArray[np.float32] | None = None
+    sigmoids: Sigmoids | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +137,8 @@ class _Comparison:
         Sums of each map, where the sums of all maps fit into memory.
     scores : dict of int to ndarray of float32, shape (n_kept, n_classes)
         Left-out scores of each finalist, by its row of the table.
+    sigmoids : dict of int to Sigmoids
+        Sigmoids of each finalist, by its row of the table, where rows have labels.
     """
 
     table: list[Candidate] = field(default_factory=list)
@@ -136,6 +146,7 @@ class _Comparison:
     betas: dict[int, Tensor] = field(default_factory=dict)
     sums: dict[int, FoldSums] = field(default_factory=dict)
     scores: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict)
+    sigmoids: dict[int, Sigmoids] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     jitter: float = 0.0
     n_clipped: int = 0
@@ -197,6 +208,7 @@ def solve(
     found.table[at] = chosen
     # The scores of the other finalists take memory, and nothing else reads them.
     found.scores = {at: found.scores[at]}
+    found.sigmoids = {at: each for at, each in found.sigmoids.items() if found.table[at] is chosen}
     return _fit_chosen(problem, found, chosen, clock=clock)
 
 
@@ -294,14 +306,18 @@ def _score_finalists(problem: _Problem, found: _Comparison) -> None:
     # Every finalist gets a temperature of its own before log-losses are compared: the scale of scores depends
     # on the penalty, and says nothing about which classifier is best.
     for (_, row), result in zip(found.finalists, left, strict=True):
-        fitted: Temperature = fit_temperature(result.scores, rows.codes[kept], rows.weights[kept])
+        fitted = rows.calibration(result.scores, kept)
+        found.scores[row] = result.scores
+        if fitted is None:
+            continue
         found.table[row] = replace(
             found.table[row],
             accuracy=result.correct / total,
             log_loss=fitted.log_loss,
-            temperature=fitted.value,
+            temperature=fitted.value if isinstance(fitted, Temperature) else None,
         )
-        found.scores[row] = result.scores
+        if isinstance(fitted, Sigmoids):
+            found.sigmoids[row] = fitted
     found.seconds["second_pass"] = time.perf_counter() - start
 
 
@@ -317,7 +333,6 @@ def _fit_chosen(problem: _Problem, found: _Comparison, chosen: Candidate, *, clo
     beta = whole.of_features(beta)
     seconds = found.seconds | {"fit": time.perf_counter() - start}
     seconds["total"] = time.perf_counter() - clock
-    assert chosen.temperature is not None
     jitter = max(found.jitter, jitter)
     notes = [
         *edge_notes(chosen, found.table, list(range(len(problem.sigmas)))),
@@ -328,7 +343,7 @@ def _fit_chosen(problem: _Problem, found: _Comparison, chosen: Candidate, *, clo
     return Solution(
         map_index=index,
         beta=beta,
-        temperature=chosen.temperature,
+        temperature=chosen.temperature or 1.0,
         chosen=chosen,
         table=tuple(found.table),
         jitter=jitter,
@@ -338,7 +353,16 @@ def _fit_chosen(problem: _Problem, found: _Comparison, chosen: Candidate, *, clo
         seconds=seconds,
         sums=found.sums[index],
         left_out=next(iter(found.scores.values())),
+        sigmoids=next(iter(found.sigmoids.values()), None),
+        calibration=calibration_of(problem.rows),
     )
+
+
+def calibration_of(rows: TrainingRows) -> str:
+    """Return how the scores of a fit become probabilities, in words."""
+    if rows.targets is None:
+        return SOFTMAX
+    return SIGMOIDS if rows.targets.are_labels else NUMBERS
 
 
 def held_fits(*, rank: int, n_penalties: int, n_folds: int) -> int:

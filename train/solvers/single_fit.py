@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from toptune.train.kernels.maps import Maps
-from toptune.train.numerics.calibration import fit_temperature
+from toptune.train.numerics.calibration import Temperature
 from toptune.train.numerics.cholesky import factor_made, product_of_factor
+from toptune.train.numerics.sigmoids import Sigmoids
 from toptune.train.passes.passes import accumulate
 from toptune.train.passes.sums import FoldSums
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.block_reading import check_finite, to_tensor
-from toptune.train.solvers.one_pass import Solution
+from toptune.train.solvers.one_pass import NUMBERS, Solution
 from toptune.train.solvers.ridge import CenteredSystem
 from toptune.train.solvers.selection import Candidate, numerical_notes
 
@@ -36,10 +37,12 @@ class LeftOneOut:
     ----------
     rows : ndarray of int64
         Rows of the sample, spread evenly over all rows.
-    accuracy, squared_error, log_loss : float
-        Weighted means over the rows of the sample.
-    temperature : float
-        Temperature that calibrates the left-out scores.
+    squared_error : float
+        Weighted mean over the rows of the sample.
+    accuracy : float or None
+        Likewise; None of numbers.
+    calibration : Temperature, Sigmoids or None
+        What calibrates the left-out scores; None of numbers.
     n_undecided : int
         Rows that are not in the figures, because the fit follows the label of such a row whatever it is.
     n_only : int
@@ -48,18 +51,37 @@ class LeftOneOut:
     """
 
     rows: npt.NDArray[np.int64]
-    accuracy: float
     squared_error: float
-    log_loss: float
-    temperature: float
+    accuracy: float | None
+    calibration: Temperature | Sigmoids | None
     n_undecided: int
     n_only: int = 0
 
     @property
-    def calibration(self) -> str:
-        """What the temperature was fitted to, in words."""
+    def log_loss(self) -> float | None:
+        """Mean log-loss of the calibrated left-out scores; None of numbers."""
+        return None if self.calibration is None else self.calibration.log_loss
+
+    @property
+    def temperature(self) -> float | None:
+        """Temperature that calibrates the left-out scores of classes; None of labels and numbers."""
+        return self.calibration.value if isinstance(self.calibration, Temperature) else None
+
+    @property
+    def sigmoids(self) -> Sigmoids | None:
+        """Sigmoids that calibrate the left-out scores of labels; None of classes and numbers."""
+        return self.calibration if isinstance(self.calibration, Sigmoids) else None
+
+    @property
+    def told(self) -> str:
+        """What the calibration was fitted to, in words."""
+        if self.calibration is None:
+            return NUMBERS
+        how = (
+            "softmax of scores with one temperature" if self.sigmoids is None else "a sigmoid for each label,"
+        )
         return (
-            "softmax of scores with one temperature fitted to leave-one-out scores of "
+            f"{how} fitted to leave-one-out scores of "
             f"{len(self.rows) - self.n_undecided - self.n_only} training rows"
         )
 
@@ -186,7 +208,7 @@ def once_solution(
     return Solution(
         map_index=0,
         beta=beta,
-        temperature=left.temperature,
+        temperature=left.temperature or 1.0,
         chosen=chosen,
         table=(chosen,),
         jitter=jitter,
@@ -194,8 +216,9 @@ def once_solution(
         warnings=tuple(notes),
         n_passes=n_passes,
         seconds=seconds,
-        calibration=left.calibration,
+        calibration=left.told,
         sums=sums,
+        sigmoids=left.sigmoids,
     )
 
 
@@ -242,26 +265,37 @@ def leave_one_out(
     fitted = torch.cat(fits)
     weights = torch.from_numpy(rows.weights[sample]).to(beta.device)
     leverage = weights / float(rows.weights.sum()) * (1 + torch.cat(lengths))
-    codes = torch.from_numpy(rows.codes[sample]).to(beta.device)
-    targets = torch.nn.functional.one_hot(codes, rows.n_classes).double()
+    targets = rows.targets_of(sample).to(beta.device)
     is_decided = 1 - leverage > _UNDECIDED
-    members = np.bincount(rows.codes, minlength=rows.n_classes)
-    is_only = torch.from_numpy(members[rows.codes[sample]] < 2).to(beta.device)
+    is_only = torch.from_numpy(_are_only(rows)[sample]).to(beta.device)
     left = (fitted - leverage[:, None] * targets) / (1 - leverage)[:, None]
     # If the fit follows every row, the fit's own scores are the only ones there are.
     used = is_decided & ~is_only
     used = used if bool(used.any()) else torch.ones_like(is_decided)
     scores = torch.where(is_decided[:, None], left, fitted)[used]
     share = weights[used] / weights[used].sum()
-    calibration = fit_temperature(
-        scores.cpu().numpy(), rows.codes[sample][used.cpu().numpy()], weights[used].cpu().numpy()
-    )
     return LeftOneOut(
         rows=sample,
-        accuracy=float(share @ (scores.argmax(dim=1) == codes[used]).double()),
+        accuracy=_accuracy(rows, scores, targets[used], share),
         squared_error=float(share @ (targets[used] - scores).square().sum(dim=1)),
-        log_loss=calibration.log_loss,
-        temperature=calibration.value,
+        calibration=rows.calibration(scores.cpu().numpy(), sample[used.cpu().numpy()]),
         n_undecided=int((~is_decided & ~is_only).sum()),
         n_only=int(is_only.sum()),
     )
+
+
+def _are_only(rows: TrainingRows) -> npt.NDArray[np.bool_]:
+    """Tell which rows (n,) are the only ones of their class."""
+    if rows.targets is not None:
+        return np.zeros(rows.n, dtype=np.bool_)
+    members = np.bincount(rows.codes, minlength=rows.n_classes)
+    return members[rows.codes] < 2
+
+
+def _accuracy(rows: TrainingRows, scores: Tensor, targets: Tensor, share: Tensor) -> float | None:
+    """Return the share of rows, or of labels, that scores (b, k) decide correctly; None of numbers."""
+    if rows.targets is None:
+        return float(share @ (scores.argmax(dim=1) == targets.argmax(dim=1)).double())
+    if rows.have_labels:
+        return float(share @ ((scores > 0.5) == (targets > 0.5)).double().mean(dim=1))
+    return None

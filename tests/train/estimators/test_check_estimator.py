@@ -13,10 +13,12 @@ from toptune.store import ArrayBlocks
 from toptune.train import (
     FalkonClassifier,
     FalkonLogisticClassifier,
+    FalkonRegressor,
     Head2ToeClassifier,
     LayerScaler,
     NearestMeanClassifier,
     NearestNeighborClassifier,
+    RidgeRegressor,
     ShrinkageDiscriminantClassifier,
     StreamingLogisticClassifier,
     StreamingRidgeClassifier,
@@ -35,6 +37,8 @@ ESTIMATORS = [
     NearestMeanClassifier(),
     NearestNeighborClassifier(n_neighbors=[1, 3]),
     LayerScaler(),
+    FalkonRegressor(n_centers=30),
+    RidgeRegressor(),
 ]
 
 

@@ -1,0 +1,238 @@
+"""`KernelRidge`: how Nystrom kernel ridge regression fits, be it to classes, labels or numbers."""
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from toptune.errors import InputError
+from toptune.machine.plans import plan_logger
+from toptune.options import check_choice
+from toptune.store.features.blocks import Blocks
+from toptune.train.estimators.arguments import RowsLike, Values
+from toptune.train.estimators.fit_inputs import FitInputs
+from toptune.train.estimators.fit_report import Basis, FitReport, report_of
+from toptune.train.estimators.scored_classifier import ScoredEstimator, kernel_scores
+from toptune.train.kernels.centers import choose_centers
+from toptune.train.kernels.kernels import Linear, Radial, kernel_of, median_distance
+from toptune.train.kernels.names import check_kernel
+from toptune.train.passes.targets import in_target_unit
+from toptune.train.rows.block_reading import check_finite, to_tensor
+from toptune.train.rows.grids import check_single, grid_of
+from toptune.train.solvers.device_rates import DEFAULT_SHARE, float32_share
+from toptune.train.solvers.falkon_lib import check_library
+from toptune.train.solvers.kernel_fit import FitProblem, fit_kernel
+from toptune.train.solvers.one_pass import RELATIVE_PENALTIES, Solution
+from toptune.train.solvers.saved_sums import SavedSums
+from toptune.train.solvers.selection import check_selection
+from toptune.train.solvers.solver_choice import SOLVERS, Sizes, choose_solver
+
+# Default widths, in multiples of the median distance between centers.
+WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+# Up to this many multiply-adds of the kernel's inner products, kernel values are float64 even where the rows
+# are float32. Above, float32 products take half the time; sums and systems are float64 in any case.
+FLOAT64_WORK = 2e9
+# The median distance is taken among an even thousand of the centers, because the number of distances grows
+# with the square of the number of centers.
+_MEDIAN_ROWS = 1000
+
+
+class KernelRidge(ScoredEstimator):
+    """Kernel ridge regression on Nystrom centers; see `FalkonClassifier` and `FalkonRegressor`.
+
+    A subclass has the parameters of `FalkonRegressor` and, for classes, ``selection`` and ``class_weight``.
+    """
+
+    needs_folds: ClassVar[bool] = False
+    takes_values: ClassVar[bool] = True
+
+    kernel: str
+    sigma: float | Sequence[float] | None
+    penalty: float | Sequence[float] | None
+    n_centers: int
+    centers: str | npt.ArrayLike
+    solver: str
+    cv: int | str | None
+    selection: str = "squared-error"
+    device: str | None
+    memory_limit_bytes: int | None
+    dask: str | None
+    centers_: Values
+    dual_coef_: npt.NDArray[np.float64]
+    intercept_: npt.NDArray[np.float64]
+    sums_: SavedSums | None
+    report_: FitReport
+
+    def _check(self) -> None:
+        check_kernel_options(self)
+        grid_of(self.penalty, "penalty")
+        check_selection(self.selection)
+        if self.dask is not None and self.solver not in ("auto", "direct"):
+            raise InputError(
+                f"solver {self.solver!r} does not work on a dask cluster; use 'direct', whose sums its "
+                "workers add up"
+            )
+        if self.cv is None:
+            check_single("penalty", self.penalty)
+            if self.kernel != "linear":
+                check_single("sigma", self.sigma)
+        check_choice(self.solver, SOLVERS, option="solver")
+        if self.solver == "falkon-lib":
+            check_library(self.device)
+
+    def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
+        rows = given.rows
+        center_rows, values = self._centers(given)
+        is_exact = takes_float64(rows.blocks, len(values))
+        penalties = grid_of(self.penalty, "penalty")
+        choice = choose_solver(
+            # The workers of a cluster add up sums, and only the direct solver works on sums alone.
+            "direct" if rows.cluster is not None else self.solver,
+            sizes_of(
+                self, given, len(values), n_penalties=len(penalties or RELATIVE_PENALTIES), is_exact=is_exact
+            ),
+        )
+        plan_logger.debug("%s", choice)
+        if choice.kept_rows_bytes:
+            rows = given.rows_on_device()
+        centers = to_tensor(values, dtype=torch.float64 if is_exact else torch.float32, device=given.device)
+        kernels = kernels_of(self, centers)
+        setup_seconds = given.seconds
+        fitted = fit_kernel(
+            FitProblem(
+                rows=rows, kernels=kernels, centers=centers, center_rows=center_rows, penalties=penalties,
+                rule=None if self.cv is None else self.selection, choice=choice, seed=given.seed,
+            )
+        )  # fmt: skip
+        self.centers_ = fitted.centers.cpu().numpy()
+        # Centers that others span are gone from the basis, and from the saved head with them.
+        self.center_indices_ = None if center_rows is None else center_rows[fitted.kept]
+        self.sums_ = fitted.sums
+        self._take_fit(fitted.selection, given, fitted.dual, fitted.intercept)
+        self.report_ = report_of(
+            fitted.selection,
+            rows,
+            Basis(
+                n_centers=len(values),
+                rank=len(fitted.kept),
+                n_dropped=len(values) - len(fitted.kept),
+                smallest_pivot=fitted.smallest_pivot,
+            ),
+            solver="nystrom" if choice.solver == "direct" else choice.solver,
+            precision="float64" if is_exact else "float32",
+            peak_bytes=choice.peak_bytes,
+            plan=choice.to_dict(),
+            iteration=fitted.iteration,
+            setup_seconds=setup_seconds,
+        )
+        return fitted.selection.left_out
+
+    def _take_fit(self, found: Solution, given: FitInputs, dual: Tensor, intercept: Tensor) -> None:
+        """Set what scores rows, in the unit of the targets."""
+        self.dual_coef_, self.intercept_ = in_target_unit(dual, intercept, given.scaling)
+        self.sigma_, self.penalty_ = found.chosen.sigma, found.chosen.penalty
+        self._take_calibration(found, given)
+
+    def _centers(self, given: FitInputs) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.number]]:
+        """Return which rows are centers (None: the centers are given), and the centers (M, d)."""
+        if isinstance(self.centers, str):
+            return drawn_centers(given, self.n_centers, how=self.centers)
+        values = np.asarray(self.centers)
+        d = given.rows.blocks.shape[1]
+        if values.ndim != 2 or len(values) == 0 or values.shape[1] != d:
+            raise InputError(
+                f"centers have shape {values.shape}; give (M, {d}) values, or the name of a way to draw them"
+            )
+        check_finite(values)
+        return None, values
+
+    def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
+        """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
+        return kernel_scores(self, X)
+
+
+class KernelParameters(Protocol):
+    """The parameters that both kernel classifiers have."""
+
+    kernel: str
+    sigma: float | Sequence[float] | None
+    n_centers: int
+
+
+def check_kernel_options(estimator: KernelParameters) -> None:
+    """Refuse a ``kernel``, ``n_centers`` or ``sigma`` out of range with InputError."""
+    kernel, n_centers = estimator.kernel, estimator.n_centers
+    check_kernel(kernel)
+    if isinstance(n_centers, bool) or not isinstance(n_centers, Integral) or n_centers < 1:
+        raise InputError(f"n_centers is {n_centers!r}; it must be a whole number above 0")
+    if kernel == "linear" and estimator.sigma is not None:
+        raise InputError(f"sigma is {estimator.sigma}, but the linear kernel has no width; leave it out")
+    grid_of(estimator.sigma, "sigma")
+
+
+def takes_float64(blocks: Blocks, n_centers: int) -> bool:
+    """Tell whether kernel values are float64: for float64 rows, and where float64 costs little."""
+    n, d = blocks.shape
+    return bool(blocks.dtype == np.float64) or n * n_centers * d <= FLOAT64_WORK
+
+
+def sizes_of(
+    estimator: KernelParameters, given: FitInputs, n_centers: int, *, n_penalties: int, is_exact: bool
+) -> Sizes:
+    """Return the sizes that the choice of a solver depends on."""
+    n, d = given.rows.blocks.shape
+    n_widths = 1 if estimator.kernel == "linear" else len(grid_of(estimator.sigma, "sigma") or WIDTHS)
+    # Measured only where the answer decides something: between solvers, of float32 kernel values.
+    is_asked = not is_exact and getattr(estimator, "solver", None) == "auto"
+    share = float32_share(given.device, limit_bytes=given.limit_bytes) if is_asked else DEFAULT_SHARE
+    return Sizes(
+        n=n,
+        d=d,
+        n_centers=n_centers,
+        n_classes=given.rows.n_classes,
+        n_widths=n_widths,
+        n_penalties=n_penalties,
+        n_folds=given.rows.n_places,
+        value_bytes=8 if is_exact else 4,
+        limit_bytes=given.limit_bytes,
+        device=given.limits.device,
+        host_limit_bytes=given.limits.host_bytes,
+        rows_bytes=given.kept_rows_bytes,
+        float32_share=share,
+    )
+
+
+def drawn_centers(
+    given: FitInputs, n_centers: int, *, how: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.number]]:
+    """Draw centers as `choose_centers`; return the rows that are centers, and the centers (M, d)."""
+    if how == "class-balanced" and given.rows.targets is not None:
+        raise InputError(
+            "centers is 'class-balanced', but the rows have no classes to balance; give 'uniform' or "
+            "'kmeans++'"
+        )
+    chosen = choose_centers(
+        given.rows.codes, n_centers, how=how, seed=given.seed, blocks=given.rows.blocks,
+        limit_bytes=given.limits.host_bytes,
+    )  # fmt: skip
+    values = given.rows.blocks.take(chosen)
+    # The pass over the rows comes later, and a center that is not finite would spoil every kernel value.
+    check_finite(values, rows=chosen)
+    return chosen, values
+
+
+def kernels_of(estimator: KernelParameters, centers: torch.Tensor) -> list[Radial | Linear]:
+    """Return a kernel of each width: the widths given, or multiples of the centers' median distance."""
+    if estimator.kernel == "linear":
+        return [kernel_of("linear", None)]
+    widths = grid_of(estimator.sigma, "sigma")
+    if widths is None:
+        # Drawn centers are in the order of the rows, which may be sorted by class: every k-th center
+        # represents all of them, and the first thousand might not.
+        some = centers[:: max(1, len(centers) // _MEDIAN_ROWS)]
+        widths = [multiple * median_distance(some) for multiple in WIDTHS]
+    return [kernel_of(estimator.kernel, width) for width in widths]

@@ -1,0 +1,69 @@
+"""What ridge regression is fitted to where a row has no class: several labels, or numbers."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Targets:
+    """Targets of rows that have no class.
+
+    Attributes
+    ----------
+    values : ndarray of float64, shape (n, n_targets)
+        1 and 0 for labels that apply and that do not; numbers as the fit is to regress them.
+    are_labels : bool
+        Whether the targets are labels: predictions then are right or wrong, and scores become probabilities.
+    """
+
+    values: npt.NDArray[np.float64]
+    are_labels: bool
+
+    def part(self, start: int, stop: int) -> "Targets":
+        """Return the targets of the rows ``start .. stop - 1``."""
+        return replace(self, values=self.values[start:stop])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scaling:
+    """How numbers were standardised before a fit, so that targets of any unit weigh alike.
+
+    Attributes
+    ----------
+    mean, scale : ndarray of float64, shape (n_targets,)
+        A target is ``mean + scale * (what was fitted)``; the scale of a target that never varies is 1.
+    """
+
+    mean: npt.NDArray[np.float64]
+    scale: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.float64]) -> "Scaling":
+        """Take mean and standard deviation of the targets (n, n_targets) of the rows."""
+        mean, scale = values.mean(axis=0), values.std(axis=0)
+        # The deviation of equal numbers may be rounding in place of 0.
+        is_constant = scale <= 1e-12 * np.maximum(np.abs(mean), 1e-300)
+        return cls(mean=mean, scale=np.where(is_constant, 1.0, scale))
+
+    def standardised(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return targets (n, n_targets) as they are fitted."""
+        found: npt.NDArray[np.float64] = (values - self.mean) / self.scale
+        return found
+
+    def restored(self, values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """Return what was fitted (n, n_targets) in the unit of the targets."""
+        found: npt.NDArray[np.float64] = values * self.scale + self.mean
+        return found
+
+
+def in_target_unit(
+    coefficients: Tensor, intercept: Tensor, scaling: Scaling | None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return coefficients (r, n_targets) and intercepts (n_targets,) of a fit in the unit of the targets."""
+    found, at_zero = coefficients.cpu().numpy(), intercept.cpu().numpy()
+    if scaling is None:
+        return found, at_zero
+    return found * scaling.scale, scaling.restored(at_zero)
