@@ -45,7 +45,7 @@ class FitInputs:
     start : float
         Time at which ``fit`` began, by `time.perf_counter`.
     scaling : Scaling or None
-        How numbers were standardised; None of classes and labels.
+        How numbers were standardized; None of classes and labels.
     is_flat : bool
         Whether the targets were given as one column without an axis of its own: (n,).
     """
@@ -183,7 +183,7 @@ def _targets_of(values: npt.NDArray[np.float64] | None, scaling: Scaling | None)
         return None
     if scaling is None:
         return Targets(values=values, are_labels=True)
-    return Targets(values=scaling.standardised(values), are_labels=False)
+    return Targets(values=scaling.standardized(values), are_labels=False)
 
 
 def _folds_of(given: Given, *, cv: int | str | None, seed: int, groups: Sequence[str] | None) -> Folds:

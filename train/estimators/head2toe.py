@@ -274,7 +274,7 @@ class Head2ToeClassifier(ScoredClassifier):
                 "memory_limit_bytes": self.memory_limit_bytes,
             },
         )  # fmt: skip
-        fitted = final.estimator
+        fitted: Any = final.estimator
         if isinstance(fitted, FalkonClassifier):
             self.coef_, self.centers_, self.sigma_ = fitted.dual_coef_.T, fitted.centers_, fitted.sigma_
         else:

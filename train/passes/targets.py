@@ -29,7 +29,7 @@ class Targets:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scaling:
-    """How numbers were standardised before a fit, so that targets of any unit weigh alike.
+    """How numbers were standardized before a fit, so that targets of any unit weigh alike.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Scaling:
         is_constant = scale <= 1e-12 * np.maximum(np.abs(mean), 1e-300)
         return cls(mean=mean, scale=np.where(is_constant, 1.0, scale))
 
-    def standardised(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def standardized(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return targets (n, n_targets) as they are fitted."""
         found: npt.NDArray[np.float64] = (values - self.mean) / self.scale
         return found

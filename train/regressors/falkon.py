@@ -13,7 +13,7 @@ class FalkonRegressor(KernelRidge, ScoredRegressor):
     """Kernel ridge regression on Nystrom centers, width and penalty cross-validated in one pass.
 
     The fit minimizes ``(1/n) sum_i |y_i - f(x_i) - b|^2 + penalty |f|^2`` over f in the span of the centers'
-    kernel functions, with an intercept b that is not penalized. Targets y are standardised inside, and all of
+    kernel functions, with an intercept b that is not penalized. Targets y are standardized inside, and all of
     them share one width and one penalty: those of least left-out squared error. `X` is used as given:
     standardize it in a pipeline, or train through `toptune.train.train`.
 
@@ -57,13 +57,13 @@ class FalkonRegressor(KernelRidge, ScoredRegressor):
     sigma_, penalty_ : float
         Chosen values; the width of the linear kernel is None.
     target_mean_, target_scale_ : ndarray of float64, shape (n_targets,)
-        Means and standard deviations by which the targets were standardised.
+        Means and standard deviations by which the targets were standardized.
     left_out_scores_ : LeftOutScores or None
         Predictions for training rows by fits that left them out, in the unit of the targets.
     sums_ : SavedSums or None
-        Sums that the fit was made from, of standardised targets; None after an iterative fit.
+        Sums that the fit was made from, of standardized targets; None after an iterative fit.
     report_ : FitReport
-        Squared errors are of standardised targets, summed over them.
+        Squared errors are of standardized targets, summed over them.
 
     Raises
     ------

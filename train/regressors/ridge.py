@@ -11,7 +11,7 @@ class RidgeRegressor(LinearRidge, ScoredRegressor):
     """Ridge regression of numbers on the features, the penalty cross-validated in one pass.
 
     The fit minimizes ``(1/n) sum_i |y_i - W^T x_i - b|^2 + penalty |W|^2`` over W and an intercept b that is
-    not penalized, from the same sums as `FalkonRegressor`. Targets y are standardised inside and share one
+    not penalized, from the same sums as `FalkonRegressor`. Targets y are standardized inside and share one
     penalty: that of least left-out squared error.
 
     Parameters
@@ -40,13 +40,13 @@ class RidgeRegressor(LinearRidge, ScoredRegressor):
     penalty_ : float
         Chosen value.
     target_mean_, target_scale_ : ndarray of float64, shape (n_targets,)
-        Means and standard deviations by which the targets were standardised.
+        Means and standard deviations by which the targets were standardized.
     left_out_scores_ : LeftOutScores or None
         Predictions for training rows by fits that left them out, in the unit of the targets.
     sums_ : SavedSums or None
-        Sums of a fit in the primal, of standardised targets; None in the dual.
+        Sums of a fit in the primal, of standardized targets; None in the dual.
     report_ : FitReport
-        Squared errors are of standardised targets, summed over them.
+        Squared errors are of standardized targets, summed over them.
 
     Raises
     ------

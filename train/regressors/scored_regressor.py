@@ -15,13 +15,13 @@ from toptune.train.solvers.one_pass import Solution
 class ScoredRegressor(RegressorMixin, ScoredEstimator):  # type: ignore[misc]
     """A regressor whose fit leaves a way to predict one or several numbers a row.
 
-    Targets are standardised before the fit, so that targets of any unit weigh alike, and predictions are in
+    Targets are standardized before the fit, so that targets of any unit weigh alike, and predictions are in
     the unit of the targets.
 
     Attributes
     ----------
     target_mean_, target_scale_ : ndarray of float64, shape (n_targets,)
-        Means and standard deviations by which the targets were standardised.
+        Means and standard deviations by which the targets were standardized.
     n_targets_ : int
     """
 

@@ -50,7 +50,7 @@ def test_left_out_predictions_are_in_the_unit_of_the_targets(regressor: Any) -> 
     left = head.left_out_scores_
     assert left.scores.shape == (len(X), 1)
     error = np.mean((left.scores[:, 0] - y[left.rows]) ** 2)
-    # The report's error is of standardised targets.
+    # The report's error is of standardized targets.
     assert error / y.var() == pytest.approx(head.report_.squared_error, rel=1e-4)
     assert error > np.mean((head.predict(X) - y) ** 2)
 
