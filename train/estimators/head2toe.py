@@ -125,6 +125,7 @@ class Head2ToeClassifier(ScoredClassifier):
     """
 
     coef_: npt.NDArray[np.floating]
+    centers_: npt.NDArray[np.floating]
 
     def __init__(
         self,
@@ -274,7 +275,7 @@ class Head2ToeClassifier(ScoredClassifier):
                 "memory_limit_bytes": self.memory_limit_bytes,
             },
         )  # fmt: skip
-        fitted: Any = final.estimator
+        fitted = final.estimator
         if isinstance(fitted, FalkonClassifier):
             self.coef_, self.centers_, self.sigma_ = fitted.dual_coef_.T, fitted.centers_, fitted.sigma_
         else:
