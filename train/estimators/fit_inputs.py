@@ -127,6 +127,11 @@ class FitInputs:
         )
 
     @property
+    def has_unknown(self) -> bool:
+        """Whether of some label of some row nobody knows whether it applies."""
+        return self.rows.targets is not None and self.rows.targets.are_partly_unknown
+
+    @property
     def seconds(self) -> float:
         """Seconds since ``fit`` began."""
         return time.perf_counter() - self.start

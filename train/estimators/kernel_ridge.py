@@ -86,12 +86,18 @@ class KernelRidge(ScoredEstimator):
 
     def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
         rows = given.rows
+        if given.has_unknown and self.solver not in ("auto", "direct"):
+            raise InputError(
+                f"solver {self.solver!r} knows all labels of all rows, and some are unknown (NaN); use "
+                "'direct'"
+            )
         center_rows, values = self._centers(given)
         is_exact = takes_float64(rows.blocks, len(values))
         penalties = grid_of(self.penalty, "penalty")
         choice = choose_solver(
             # The workers of a cluster add up sums, and only the direct solver works on sums alone.
-            "direct" if rows.cluster is not None else self.solver,
+            # Labels that are unknown in some rows have systems of their own, which begin with these sums.
+            "direct" if rows.cluster is not None or given.has_unknown else self.solver,
             sizes_of(
                 self, given, len(values), n_penalties=len(penalties or RELATIVE_PENALTIES), is_exact=is_exact
             ),

@@ -24,6 +24,7 @@ from toptune.train.solvers.one_pass import RELATIVE_PENALTIES, held_fits, solve
 from toptune.train.solvers.saved_sums import SavedSums
 from toptune.train.solvers.selection import check_selection
 from toptune.train.solvers.single_fit import solve_once
+from toptune.train.solvers.unknown_labels import with_known_labels
 
 
 class LinearRidge(ScoredEstimator):
@@ -73,6 +74,8 @@ class LinearRidge(ScoredEstimator):
                 device=device,
                 selection=self.selection,
             )
+        if given.has_unknown:
+            solution = with_known_labels(solution, rows, maps, block_rows=block_rows, device=device)
         coefficients, self.intercept_ = in_target_unit(
             linear_coefficients(maps, solution.beta[:-1]), solution.beta[-1], given.scaling
         )

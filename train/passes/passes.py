@@ -224,7 +224,7 @@ def predict_left_out(
                 local = sent_ahead(torch.from_numpy(kept[first:last] - some.start), device)
                 w = weights[some]
                 if codes is None:
-                    targets = sent_ahead(rows.targets_of(some), device)
+                    targets = sent_ahead(rows.known_targets(some), device)
                 else:
                     targets = torch.nn.functional.one_hot(codes[some], rows.n_classes).double()
                 part = basis[some.start - where.start : some.stop - where.start]
@@ -235,8 +235,9 @@ def predict_left_out(
                         if codes is not None:
                             found[at].correct += w @ (mine.argmax(dim=1) == codes[some]).double()
                         elif rows.have_labels:
-                            found[at].correct += w @ ((mine > 0.5) == (targets > 0.5)).double().mean(dim=1)
-                        found[at].squared_error += w @ (targets - mine).square_().sum(dim=1)
+                            found[at].correct += w @ _share_right(mine, targets)
+                        # Of labels that are unknown, NaN, no score is wrong.
+                        found[at].squared_error += w @ (targets - mine).square_().nansum(dim=1)
                         found[at].scores[first:last] = mine[local]
         if progress is not None:
             progress(where.stop - where.start)
@@ -263,6 +264,13 @@ class _Found:
             squared_error=float(self.squared_error),
             scores=self.scores.cpu().numpy(),
         )
+
+
+def _share_right(scores: Tensor, targets: Tensor) -> Tensor:
+    """Return the share (b,) of the known labels of each row that scores (b, n_labels) above a half decide."""
+    is_known = torch.isfinite(targets)
+    is_right = ((scores > 0.5) == (targets > 0.5)) & is_known
+    return is_right.double().sum(dim=1) / is_known.double().sum(dim=1).clamp_(min=1.0)
 
 
 def _side_by_side(betas: Sequence[Tensor]) -> Tensor:

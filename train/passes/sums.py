@@ -212,7 +212,7 @@ class PassTargets:
         w, of_fold, of_class = (torch.from_numpy(each) for each in (weights, folds, codes))
         by_class = torch.zeros((n_folds, n_classes), dtype=torch.float64)
         by_fold = torch.zeros(n_folds, dtype=torch.float64).index_add_(0, of_fold, w)
-        values = None if targets is None else torch.from_numpy(targets.values)
+        values = None if targets is None else torch.from_numpy(targets.filled)
         if values is None:
             by_class.index_put_((of_fold, of_class), w, accumulate=True)
             # A one-hot target has length 1, so the sum of w ||y||^2 is the weight.

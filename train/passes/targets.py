@@ -1,6 +1,7 @@
 """What ridge regression is fitted to where a row has no class: several labels, or numbers."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,8 @@ class Targets:
     Attributes
     ----------
     values : ndarray of float64, shape (n, n_targets)
-        1 and 0 for labels that apply and that do not; numbers as the fit is to regress them.
+        1 and 0 for labels that apply and that do not, NaN where nobody knows; numbers as the fit is to
+        regress them.
     are_labels : bool
         Whether the targets are labels: predictions then are right or wrong, and scores become probabilities.
     """
@@ -22,9 +24,23 @@ class Targets:
     values: npt.NDArray[np.float64]
     are_labels: bool
 
+    @cached_property
+    def filled(self) -> npt.NDArray[np.float64]:
+        """The targets (n, n_targets), in which the mean of a label stands for what is unknown of it."""
+        if not self.are_partly_unknown:
+            return self.values
+        return np.where(np.isfinite(self.values), self.values, np.nanmean(self.values, axis=0))
+
+    @cached_property
+    def are_partly_unknown(self) -> bool:
+        """Whether some label of some row is unknown."""
+        return self.are_labels and not bool(np.isfinite(self.values).all())
+
     def part(self, start: int, stop: int) -> "Targets":
-        """Return the targets of the rows ``start .. stop - 1``."""
-        return replace(self, values=self.values[start:stop])
+        """Return the targets of the rows ``start .. stop - 1``, filled as they are among all rows."""
+        part = replace(self, values=self.values[start:stop])
+        part.__dict__["filled"] = self.filled[start:stop]
+        return part
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

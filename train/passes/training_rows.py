@@ -125,11 +125,20 @@ class TrainingRows:
         return self.targets is not None and self.targets.are_labels
 
     def targets_of(self, some: slice | npt.NDArray[np.int64]) -> Tensor:
-        """Return the targets (b, n_classes) of some rows, in float64 and main memory."""
+        """Return the targets (b, n_classes) of some rows, in float64 and main memory.
+
+        Where nobody knows whether a label applies, the mean of the label stands.
+        """
         if self.targets is not None:
-            return torch.from_numpy(self.targets.values[some])
+            return torch.from_numpy(self.targets.filled[some])
         codes = torch.from_numpy(self.codes[some])
         return torch.nn.functional.one_hot(codes, self.n_classes).double()
+
+    def known_targets(self, some: slice | npt.NDArray[np.int64]) -> Tensor:
+        """Return what `targets_of` does, with NaN for labels of which nobody knows."""
+        if self.targets is None:
+            return self.targets_of(some)
+        return torch.from_numpy(self.targets.values[some])
 
     def calibration(
         self, scores: npt.NDArray[np.floating], some: npt.NDArray[np.int64]

@@ -19,6 +19,7 @@ from toptune.train.solvers.one_pass import Solution, solve
 from toptune.train.solvers.saved_sums import SavedSums
 from toptune.train.solvers.single_fit import leave_one_out, once_solution, solve_once
 from toptune.train.solvers.solver_choice import Choice
+from toptune.train.solvers.unknown_labels import with_known_labels
 
 Kernels = Sequence[Radial | Linear]
 
@@ -97,13 +98,15 @@ class FitProblem:
         subset = np.sort(np.random.default_rng(self.seed).permutation(len(centers))[:few])
         return NystromMaps.on(self.kernels, centers[torch.from_numpy(subset).to(centers.device)])
 
+    def block_rows(self, rank: int) -> int:
+        """Return the rows of a block, of which `rank` kernel values each are computed."""
+        d, on_cuda = self.centers.shape[1], self.centers.is_cuda
+        return block_rows_for(d=d, rank=rank, limit_bytes=self.choice.limit_bytes, on_cuda=on_cuda)
+
     def select(self, maps: NystromMaps) -> Solution:
         """Choose width and penalty on given maps and fit them, in one pass and a second one."""
-        m, d = maps.centers.shape
         device, sigmas = maps.centers.device, [kernel.sigma for kernel in maps.kernels]
-        block_rows = block_rows_for(
-            d=d, rank=m, limit_bytes=self.choice.limit_bytes, on_cuda=device.type == "cuda"
-        )
+        block_rows = self.block_rows(len(maps.centers))
         if self.rule is None:
             return solve_once(
                 self.rows, maps, sigmas[0], penalty=self.first_penalty, block_rows=block_rows, device=device
@@ -124,6 +127,12 @@ def fit_direct(problem: FitProblem) -> KernelFit:
     """Select and fit on the same sums, with all centers throughout."""
     maps = NystromMaps.on(problem.kernels, problem.centers, keep_grams=True)
     selection = problem.select(maps)
+    rows = problem.rows
+    if rows.targets is not None and rows.targets.are_partly_unknown:
+        block_rows = problem.block_rows(len(problem.centers))
+        selection = with_known_labels(
+            selection, rows, maps, block_rows=block_rows, device=maps.centers.device
+        )
     kept, dual = maps.coefficients(selection.map_index, selection.beta[:-1])
     whitening = maps.whitenings[selection.map_index]
     return KernelFit(

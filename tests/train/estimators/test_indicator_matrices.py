@@ -76,3 +76,42 @@ def test_another_fit_of_one_label_a_row_forgets_the_sigmoids() -> None:
 def test_other_matrices_are_refused(classifier: Any, labels: Any, told: str) -> None:
     with pytest.raises(InputError, match=told):
         classifier.fit(X, labels)
+
+
+UNKNOWN = np.random.default_rng(0).random(Y.shape) < [0.3, 0.0, 0.05, 0.6]
+PARTLY = np.where(UNKNOWN, np.nan, Y)
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [
+        StreamingRidgeClassifier(penalty=1e-2, cv=None),
+        StreamingRidgeClassifier(penalty=1e-2, cv=3, random_state=0),
+        FalkonClassifier(centers=X[:50], sigma=20.0, penalty=1e-3, cv=3, random_state=0),
+    ],
+)
+def test_a_label_that_is_unknown_has_no_part_in_its_loss(classifier: Any) -> None:
+    found = clone(classifier).fit(X, PARTLY).scores(X)
+    for label in range(4):
+        known = ~UNKNOWN[:, label]
+        # Two columns make a matrix of labels; the fit of a label does not depend on the others.
+        twice = np.column_stack([Y[known, label], Y[known, label]])
+        alone = clone(classifier).fit(X[known], twice)
+        np.testing.assert_allclose(found[:, label], alone.scores(X)[:, 0], atol=1e-6)
+
+
+def test_left_out_scores_and_sigmoids_are_of_the_known_labels() -> None:
+    head = FalkonClassifier(n_centers=60, random_state=0).fit(X[TRAIN], PARTLY[TRAIN])
+    assert head.left_out_scores_ is not None
+    assert head.left_out_scores_.scores.shape == (300, 4)
+    probabilities = head.predict_proba(X[TEST])
+    assert average_precision_score(Y[TEST], probabilities) > 0.7
+    # The labels' shares are those of the known rows, not of all.
+    np.testing.assert_allclose(probabilities.mean(axis=0), np.nanmean(PARTLY[TRAIN], axis=0), atol=0.08)
+    # Sums in which means stand for what is unknown are kept for no update.
+    assert head.sums_ is None
+
+
+def test_an_iteration_on_unknown_labels_is_refused() -> None:
+    with pytest.raises(InputError, match="solver 'falkon' knows all labels"):
+        FalkonClassifier(solver="falkon").fit(X, PARTLY)
