@@ -22,6 +22,7 @@ The pretended device shows nothing of kernels that round differently, or of time
 """
 
 import sys
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,6 +70,9 @@ class Counts:
 
 _counts = Counts()
 _has_float64 = True
+# The collector of garbage runs in any thread, and gives memory back there while another thread takes some;
+# also in the thread that holds the lock.
+_books = threading.RLock()
 # How many wrappers share each piece of memory, by the piece's address.
 _sharing: Counter[int] = Counter()
 # Copies to main memory that have not arrived yet: where they go, the values that will be there, and the
@@ -117,24 +121,28 @@ def _arrive(reason: str, covers: fake_streams.Clock) -> None:
 
 
 def _take(address: int, n_bytes: int) -> None:
-    _sharing[address] += 1
-    if _sharing[address] == 1:
-        stream = fake_streams.current()
-        _memory[address] = _Memory(stream, (stream, stream.launched))
-        _counts.live_bytes += n_bytes
-        _counts.peak_bytes = max(_counts.peak_bytes, _counts.live_bytes)
+    with _books:
+        _sharing[address] += 1
+        if _sharing[address] == 1:
+            stream = fake_streams.current()
+            _memory[address] = _Memory(stream, (stream, stream.launched))
+            _counts.live_bytes += n_bytes
+            _counts.peak_bytes = max(_counts.peak_bytes, _counts.live_bytes)
 
 
 def _give_back(address: int, n_bytes: int) -> None:
-    _sharing[address] -= 1
-    if not _sharing[address]:
+    with _books:
+        _sharing[address] -= 1
+        if _sharing[address]:
+            return
         del _sharing[address]
         _counts.live_bytes -= n_bytes
-        if memory := _memory.pop(address, None):
-            safe = {memory.home, *memory.recorded}
-            if any(stream not in safe and fake_streams.done.get(stream, 0) < number
-                   for stream, number in memory.used.items()):  # fmt: skip
-                _counts.faults.append(f"{n_bytes} bytes were given back while another stream used them")
+        memory = _memory.pop(address, None)
+    if memory is not None:
+        safe = {memory.home, *memory.recorded}
+        if any(stream not in safe and fake_streams.done.get(stream, 0) < number
+               for stream, number in memory.used.items()):  # fmt: skip
+            _counts.faults.append(f"{n_bytes} bytes were given back while another stream used them")
 
 
 def _use(tensors: Sequence["CudaTensor"]) -> None:

@@ -1,6 +1,8 @@
 """The pretended CUDA device catches what it promises, and toptune computes the same numbers on it."""
 
 import gc
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from fake_cuda import Counts, fake_cuda
+from fake_cuda import Counts, CudaTensor, fake_cuda
 
 from toptune.extract import extract
 from toptune.store import FeatureStore
@@ -169,3 +171,25 @@ def test_networks_need_no_float64_there(tmp_path: Path, photos: Path) -> None:
         assert counts.operations["layer_norm"] > 0
     assert (tuned.record.device, tuned.record.options["device"]) == ("cuda", "cuda")
     assert len(answers) == 36
+
+
+@pytest.mark.usefixtures("cuda")
+def test_memory_is_given_back_by_any_thread(request: pytest.FixtureRequest) -> None:
+    """The collector of garbage runs in threads that read images, while another thread takes memory."""
+    import fake_cuda as device
+
+    before = sys.getswitchinterval()
+    request.addfinalizer(lambda: sys.setswitchinterval(before))
+    sys.setswitchinterval(1e-6)
+    memory = torch.zeros(8)
+
+    def take_and_give_back() -> None:
+        for _ in range(5000):
+            CudaTensor(memory[:4])
+
+    threads = [threading.Thread(target=take_and_give_back) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert memory.untyped_storage().data_ptr() not in device._sharing
