@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("options",),
     ("machine", "costs", "store/files", "train/numerics"),
     ("store/arrays", "store/datasets"),
-    ("store/features",),
+    ("store/features", "train/tasks"),
     (
         "store/joined",
         "store/upkeep",
@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "extract/backbone/libraries",
         "train/rows",
         "train/preprocessing",
+        "train/figures",
     ),
     (
         "store/exchange",

@@ -19,10 +19,10 @@ HEADINGS: Mapping[str, str] = {
     ),
     "Model": "model fusion weights img-size mean std crop-pct interpolation decode model-kwargs",
     "Layers": "layers pooling preprocess short-list search-rows",
-    "Head": "head heads best budget kernel penalty sigma centers solver class-weight cv params",
+    "Head": "head heads best budget kernel penalty sigma centers solver class-weight cv threshold params",
     "Training rows": (
-        "test-fraction resplit val group-by exclude relabel-with keep-together shots train-size skip-failed "
-        "seed seeds leak"
+        "task target test-fraction resplit val group-by exclude relabel-with keep-together shots train-size "
+        "skip-failed seed seeds leak"
     ),
     "Fine-tuning": (
         "depth optimizer learning-rate weight-decay epochs min-epochs patience warmup-epochs clip-grad "

@@ -18,6 +18,7 @@ from toptune.machine.devices import AUTO
 from toptune.train.heads.options import SOLVERS, HeadOptions
 from toptune.train.rows.options import VAL, RowOptions
 from toptune.train.runs.options import FUSIONS
+from toptune.train.tasks.names import TASK_NAMES
 
 DATASET = click.option("--dataset", help="Name of the data set in the store; by default the only one there.")
 MODEL = click.option(
@@ -113,7 +114,8 @@ def split_options(*, had: str, groups: str, val: str | None = None) -> Decorator
         click.option(
             "--label-column",
             metavar="COLUMN",
-            help="Column of the data set whose values are the labels, in place of its labels.",
+            help="Column of the data set whose values are the labels, in place of its labels; of several "
+            "labels an image, columns of 0 and 1 with commas between them.",
         ),
         click.option(
             "--exclude",
@@ -199,6 +201,29 @@ MEMORY_LIMIT = click.option(
     help="Most memory of the whole process, and of the GPU where one computes, such as 2GiB; work whose "
     "projected peak is above is refused. By default half of the machine's memory, and 85 % of what is free "
     "on the GPU.",
+)
+TASK = together(
+    click.option(
+        "--task",
+        type=Choice(TASK_NAMES),
+        default=RowOptions.task,
+        show_default=True,
+        help="What the head learns: one class an image (classification), several labels (multilabel) or "
+        "numbers (regression, with --target); auto follows the data set.",
+    ),
+    click.option(
+        "--target",
+        metavar="COLUMN",
+        help="Numeric column of the data set to predict, or several with commas between them.",
+    ),
+    click.option(
+        "--threshold",
+        default=HeadOptions.threshold,
+        show_default=True,
+        metavar="RULE",
+        help="Of several labels, from which probability a label applies: f1 (highest F1 of left-out images), "
+        "precision:P (that precision of left-out images), or a number.",
+    ),
 )
 FOLDS = click.option(
     "--cv",

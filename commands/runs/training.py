@@ -28,6 +28,7 @@ from toptune.commands.options.training import (
     PARAMS,
     SEED,
     STORED_SPLIT,
+    TASK,
 )
 from toptune.machine.plans import plan_logger
 from toptune.train.heads.kinds import KINDS, is_cross_validated
@@ -85,6 +86,7 @@ VERBOSE = click.option(
 @KERNEL
 @MEMORY_LIMIT
 @FOLDS
+@TASK
 @STORED_SPLIT
 @CLASS_WEIGHT
 @PARAMS

@@ -215,11 +215,16 @@ class Manifest:
         place = self.table.column_names.index("label")
         return Manifest(self.table.set_column(place, "label", self.table[column]))
 
+    def with_label_column(self, labels: Sequence[str | None]) -> "Manifest":
+        """Return the manifest with other labels of all rows, None where nothing is known."""
+        place = self.table.column_names.index("label")
+        return Manifest(self.table.set_column(place, "label", pa.array(labels, pa.string())))
+
     def with_labels(self, labels: Mapping[str, str]) -> "Manifest":
         """Return the manifest with other labels of some images, by their ids; unknown ids have no effect."""
-        changed = [labels.get(image, label) for image, label in zip(self.ids, self.labels, strict=True)]
-        place = self.table.column_names.index("label")
-        return Manifest(self.table.set_column(place, "label", pa.array(changed, pa.string())))
+        return self.with_label_column(
+            [labels.get(image, label) for image, label in zip(self.ids, self.labels, strict=True)]
+        )
 
     def take(self, rows: npt.NDArray[np.intp]) -> "Manifest":
         """Return the manifest of some rows, in the order given."""

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.store.features.feature_store import FeatureStore
+from toptune.train.figures.tables import Tables
 from toptune.train.fusion.fused_run import FusedRun, load_run
 from toptune.train.runs.evaluation import StoredRows, stored_rows
-from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import Rows, Scored, score, score_together
 
@@ -61,7 +61,7 @@ def score_stored(
     store: str | os.PathLike[str] | FeatureStore | None,
     dataset: str | None,
     split: str | None,
-) -> tuple[dict[str, Any], ClassTables]:
+) -> tuple[dict[str, Any], Tables]:
     """Do what `evaluate_run` does, and return the tables of the classes beside the metrics."""
     start = time.perf_counter()
     trained = run if isinstance(run, Run | FusedRun) else load_run(run)
@@ -104,6 +104,6 @@ def _score_members(
         return [run.predict_blocks(blocks)[1]]
 
     (scored,) = score_together(
-        answer, usable, classes=run.classes, manifest=first.cache.manifest, labels=first.labels
+        answer, usable, forms=[run.form], manifest=first.cache.manifest, labels=first.labels
     )
     return replace(first, usable=usable), scored

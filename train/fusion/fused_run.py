@@ -29,6 +29,7 @@ from toptune.train.runs.record import (
     RunRecord,
 )
 from toptune.train.runs.run import Run, check_probabilities, first_line, last_lines, read_roles
+from toptune.train.tasks.answer_form import AnswerForm
 
 MEMBERS = "members"
 _ADVICE = "train again"
@@ -94,6 +95,11 @@ class FusedRun:
     def classes(self) -> list[str]:
         """Names of the classes, in the order of the columns of probabilities."""
         return self.members[0].classes
+
+    @property
+    def form(self) -> AnswerForm:
+        """How the probabilities of the run become answers."""
+        return AnswerForm(task=self.record.task_name, names=self.classes)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -178,7 +184,7 @@ class FusedRun:
             )
         pairs = zip(self.members, blocks, strict=True)
         probabilities = self.fuse([member.predict_blocks(block)[1] for member, block in pairs])
-        return np.array(self.classes)[probabilities.argmax(axis=1)], probabilities
+        return np.array(self.form.texts(probabilities), dtype=np.str_), probabilities
 
     def to_dict(self) -> dict[str, Any]:
         """Give the run as JSON values."""

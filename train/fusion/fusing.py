@@ -169,8 +169,9 @@ def score_together_with(
         return [run.fuse(of_members), *of_members]
 
     return score_together(
-        answer, rows, classes=run.classes, manifest=manifest, labels=labels, count=1 + len(members)
-    )
+        answer, rows, forms=[run.form, *(member.run.form for member in members)], manifest=manifest,
+        labels=labels,
+    )  # fmt: skip
 
 
 def write_fused(

@@ -15,7 +15,7 @@ from toptune.train.fusion.members import check_complete, open_members, told_of
 from toptune.train.runs.best_record import BestRecord
 from toptune.train.runs.options import TrainOptions
 from toptune.train.runs.run import Run
-from toptune.train.runs.training import check_head_options, stored_arrays, train_on
+from toptune.train.runs.training import check_head_options, read_for_task, stored_arrays, train_on
 from toptune.train.runs.writing import check_out
 
 
@@ -39,7 +39,9 @@ def train_join(
     check_head_options(options)
     options = _with_one_search(options, models)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    features, arrays = open_joined(opened, models, dataset, options)
+    (features, arrays), options = read_for_task(
+        lambda asked: open_joined(opened, models, dataset, asked), options, lambda found: found[0].manifest
+    )
     return train_on(
         features,
         arrays,

@@ -22,7 +22,7 @@ from toptune.train.fusion.members import (
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.rows.copies import digests_of
 from toptune.train.runs.best_record import BestRecord
-from toptune.train.runs.options import TrainOptions
+from toptune.train.runs.options import JOIN, LATE, TrainOptions
 from toptune.train.runs.record import seal_run
 from toptune.train.runs.training import (
     Fitted,
@@ -31,12 +31,14 @@ from toptune.train.runs.training import (
     fit_prepared,
     fit_to_rows,
     prepare,
+    read_for_task,
     scoring_room,
     settled,
     stored_arrays,
     with_new_head,
 )
 from toptune.train.runs.writing import check_out
+from toptune.train.tasks.names import CLASSIFICATION
 
 if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that is refused does not need
     from toptune.train.fusion.fused_run import FusedRun
@@ -58,9 +60,18 @@ def train_late(
     phases = Phases(progress)
     path = check_out(out)
     options = _checked(options, len(models))
-    of_models = {model: options.for_model(model) for model in models}
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    features = open_members(opened, dataset, of_models)
+    features, options = read_for_task(
+        lambda asked: open_members(opened, dataset, {model: asked.for_model(model) for model in models}),
+        options,
+        lambda found: found[models[0]].manifest,
+    )
+    if options.rows.task != CLASSIFICATION:
+        raise InputError(
+            f"fusion {LATE!r} does not know --task {options.rows.task}; give --fusion {JOIN}, or one model",
+            option="fusion",
+        )
+    of_models = {model: options.for_model(model) for model in models}
     arrays = {}
     for model in models:
         with told_of(model):

@@ -44,8 +44,7 @@ def open_members(
                 model,
                 dataset,
                 version=of_model.dataset_version,
-                label_column=of_model.rows.label_column,
-                relabel=of_model.rows.decisions.relabel,
+                **of_model.rows.reading(of_model.rows.decisions.relabel),
             )
         except StoreNotFoundError as error:
             missing[model] = error

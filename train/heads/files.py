@@ -13,6 +13,7 @@ from toptune.store.arrays.tensor_files import read_tensors, write_tensors
 from toptune.store.files.json_records import record_from_json, shortened
 from toptune.store.files.json_values import json_text, read_json
 from toptune.store.files.writing import write_text
+from toptune.train.tasks.names import CLASSIFICATION
 
 DESCRIPTION = "head.json"
 ARRAYS = "head.safetensors"
@@ -38,6 +39,8 @@ class HeadDescription:
         Names of the classes, in the order of the scores.
     params, fitted, report : mapping
         Parameters that were given, fitted numbers, and the account of the fit.
+    task : str
+        What the head has learned. Heads that are older than tasks do not say it.
     """
 
     head: str
@@ -45,6 +48,7 @@ class HeadDescription:
     params: Mapping[str, object] = field(default_factory=dict)
     fitted: Mapping[str, object] = field(default_factory=dict)
     report: Mapping[str, object]
+    task: str = CLASSIFICATION
 
 
 def read_description(folder: Path) -> HeadDescription:

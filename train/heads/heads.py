@@ -19,6 +19,9 @@ from toptune.train.heads.options import HeadOptions
 from toptune.train.heads.sklearn_heads import SklearnHead
 from toptune.train.passes.training_rows import LeftOutScores
 from toptune.train.solvers.falkon_lib import check_library
+from toptune.train.tasks.answer_form import AnswerForm
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
+from toptune.train.tasks.task import TargetMatrix
 
 HEADS = tuple(KINDS)
 
@@ -28,10 +31,17 @@ class Head(Protocol):
 
     name: str
     params: dict[str, Any]
+    task: str
+    thresholds: npt.NDArray[np.float64] | None
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes, in the order of scores and probabilities."""
+        ...
+
+    @property
+    def answer_form(self) -> AnswerForm:
+        """How probabilities become answers."""
         ...
 
     @property
@@ -68,8 +78,10 @@ class Head(Protocol):
         """Return the fitted head for rows of only its `columns`; the head itself if `columns` is None."""
         ...
 
-    def fit(self, X: Features, y: npt.ArrayLike, *, groups: Sequence[str] | None = None) -> Self:
-        """Fit to features (n, d) and labels (n,); rows of equal `groups` share a fold."""
+    def fit(
+        self, X: Features, y: npt.ArrayLike | TargetMatrix, *, groups: Sequence[str] | None = None
+    ) -> Self:
+        """Fit to features (n, d) and labels (n,), or to targets; rows of equal `groups` share a fold."""
         ...
 
     def decision_function(self, X: Features) -> npt.NDArray[np.float64]:
@@ -103,6 +115,8 @@ def make_head(
     memory_limit_bytes: int | None = None,
     dask: str | None = None,
     is_compared: bool = False,
+    task: str = CLASSIFICATION,
+    threshold: str | float = "f1",
 ) -> Head:
     """Make an unfitted head of a name in `HEADS`, or ``sklearn:package.Class``.
 
@@ -125,6 +139,10 @@ def make_head(
         Scheduler's address, or ``local:N``, for heads falkon and ridge.
     is_compared : bool
         Cross-validate every head: forest, which has nothing to choose, is fitted once by itself.
+    task : str
+        What the head learns; ``auto`` is classification.
+    threshold : str or float
+        See `HeadOptions`.
 
     Raises
     ------
@@ -132,14 +150,16 @@ def make_head(
         For an unknown name or parameter; the message lists the valid ones. For solver ``falkon-lib`` where
         FalkonML cannot be imported.
     """
-    kind = check_head(name, params, cv=cv, class_weight=class_weight, dask=dask)
+    task = CLASSIFICATION if task == AUTO_TASK else task
+    kind = check_head(name, params, cv=cv, class_weight=class_weight, dask=dask, task=task)
     # A missing library is refused before any feature is read.
     if (params or {}).get("solver") == "falkon-lib":
         device = None if device == AUTO else device
         check_library(device)
     if isinstance(kind.form, NativeForm):
         return OwnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight, device=device,
-                       memory_limit_bytes=memory_limit_bytes, dask=dask)  # fmt: skip
+                       memory_limit_bytes=memory_limit_bytes, dask=dask, task=task,
+                       threshold=threshold)  # fmt: skip
     return SklearnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight,
                        memory_limit_bytes=memory_limit_bytes, is_compared=is_compared)  # fmt: skip
 
@@ -155,7 +175,14 @@ def parameters_of(name: str) -> tuple[str, ...]:
     return kind_of(name).parameters
 
 
-def new_head(options: HeadOptions, *, seed: int, limits: RunLimits, is_compared: bool = False) -> Head:
+def new_head(
+    options: HeadOptions,
+    *,
+    seed: int,
+    limits: RunLimits,
+    is_compared: bool = False,
+    task: str = CLASSIFICATION,
+) -> Head:
     """Make the unfitted head that the options name, cross-validated in any case if it `is_compared`.
 
     Raises
@@ -173,6 +200,8 @@ def new_head(options: HeadOptions, *, seed: int, limits: RunLimits, is_compared:
         memory_limit_bytes=limits.left_for_head(),
         dask=limits.dask,
         is_compared=is_compared,
+        task=task,
+        threshold=options.threshold,
     )
 
 

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from toptune.train.heads.problem_size import FitSizes, ProblemSize
+from toptune.train.tasks.names import CLASSIFICATION
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,6 +100,8 @@ class HeadKind:
     is_summed : bool
         Whether the fit is made from sums over rows. Only such a head can do without folds (``cv=None``), be
         added up by several processes (``dask``), and be updated.
+    tasks : tuple of str
+        The tasks that the head knows.
     place : int or None
         Place in the order in which ``--head auto`` tries heads, cheap ones first; None is never tried.
     work : callable (ProblemSize) -> float, optional
@@ -117,6 +120,7 @@ class HeadKind:
     preprocessing: str = DEFAULT_PREPROCESSING
     takes_class_weight: bool = True
     is_summed: bool = False
+    tasks: tuple[str, ...] = (CLASSIFICATION,)
     place: int | None = None
     work: Callable[[ProblemSize], float] | None = None
     scores_module: str | None = None

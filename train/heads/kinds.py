@@ -4,7 +4,7 @@ This module imports neither numpy nor torch, so that a command can list the head
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from toptune.errors import InputError
@@ -29,6 +29,7 @@ from toptune.train.heads.problem_size import (
     ridge_work,
     svm_bytes,
 )
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, MULTILABEL
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,6 +92,7 @@ _NATIVE = (
         options=("kernel", "sigma", "penalty", "n_centers", "solver"),
         records_options=True,
         is_summed=True,
+        tasks=(CLASSIFICATION, MULTILABEL),
         place=6,
         work=kernel_work,
         scores_module=f"{_MODULES}:KernelScores",
@@ -120,6 +122,7 @@ _NATIVE = (
         parameters=("penalty",),
         options=("penalty",),
         is_summed=True,
+        tasks=(CLASSIFICATION, MULTILABEL),
         place=2,
         work=ridge_work,
         scores_module=f"{_MODULES}:LinearScores",
@@ -253,16 +256,18 @@ def check_head(
     cv: int | str | None = 5,
     class_weight: str | None = None,
     dask: str | None = None,
+    task: str = CLASSIFICATION,
 ) -> HeadKind:
     """Return the record of a head that can be made with these options; no estimator is imported for it.
 
     Raises
     ------
     InputError
-        For an unknown name or parameter; the message lists the valid ones. For no folds, weights of classes
-        or workers, where the head does not know them.
+        For an unknown name or parameter; the message lists the valid ones. For no folds, weights of classes,
+        workers or a task, where the head does not know them.
     """
     kind = kind_of(name)
+    refuse_task(task, name, kind.tasks)
     unknown = sorted(set(params or {}) - set(kind.parameters))
     if unknown:
         raise InputError(
@@ -271,11 +276,45 @@ def check_head(
         )
     if cv is None and not kind.is_summed:
         raise InputError(f"cv is None, which head {name!r} does not know; give a number of folds")
+    if class_weight is not None and task not in (AUTO_TASK, CLASSIFICATION):
+        raise InputError(
+            f"class_weight is {class_weight!r}, which --task {task} does not know: a row has no one "
+            "class; leave it out",
+            option="class_weight",
+        )
     if class_weight is not None and not kind.takes_class_weight:
         raise InputError(f"head {name!r} cannot weigh classes; leave class_weight out")
     if dask is not None and not kind.is_summed:
         raise InputError(f"dask is {dask!r}, which head {name!r} does not know; use {summed_heads()}")
     return kind
+
+
+def heads_for(task: str) -> tuple[str, ...]:
+    """Return the names of the heads that know a task."""
+    return tuple(kind.name for kind in KINDS.values() if task in kind.tasks)
+
+
+def refuse_task(task: str, head: str, known: Collection[str]) -> None:
+    """Refuse a task that a head does not know.
+
+    Raises
+    ------
+    InputError
+        The message names the heads that know the task.
+    """
+    if task == AUTO_TASK or task in known:
+        return
+    others = heads_for(task)
+    raise InputError(
+        f"head {head!r} does not know --task {task}"
+        + (f"; the heads that do are {', '.join(others)}" if others else ", and no head does")
+        + (
+            ". Where images should have one label each, name a column of such labels with --label-column"
+            if task == MULTILABEL
+            else ""
+        ),
+        option="head",
+    )
 
 
 def why_on_cpu(name: str, params: Mapping[str, Any] | None) -> str | None:

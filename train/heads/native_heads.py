@@ -15,7 +15,14 @@ from toptune.train.heads.files import HeadDescription, read_arrays, write_arrays
 from toptune.train.heads.kind import HeadKind, NativeForm
 from toptune.train.heads.kinds import kind_of
 from toptune.train.heads.reported_head import ReportedHead
+from toptune.train.numerics.sigmoids import Sigmoids
+from toptune.train.numerics.thresholds import ThresholdRule, choose_thresholds
 from toptune.train.rows.folds import FoldsReducedWarning
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL
+from toptune.train.tasks.task import TargetMatrix
+
+# What a head of several labels has beside the arrays of its form.
+_OF_LABELS = ("slopes", "offsets", "thresholds")
 
 
 class OwnHead(ReportedHead):
@@ -32,8 +39,12 @@ class OwnHead(ReportedHead):
         device: str | None = None,
         memory_limit_bytes: int | None = None,
         dask: str | None = None,
+        task: str = CLASSIFICATION,
+        threshold: str | float = "f1",
     ) -> None:
         self.name = name
+        self.task = task
+        self.rule = ThresholdRule.of(threshold)
         self.kind = kind_of(name)
         self.form = _form_of(self.kind)
         self.params = dict(params)
@@ -47,10 +58,12 @@ class OwnHead(ReportedHead):
         options |= {} if dask is None else {"dask": dask}
         self.estimator: Any = self.kind.estimator_type(**self.params, **options)
         self._report: dict[str, Any] = {}
+        # The names of several labels stay here, because the estimator knows columns only.
+        self._names: tuple[str, ...] = ()
 
     @property
     def classes(self) -> list[str]:
-        return [str(name) for name in self.estimator.classes_]
+        return list(self._names) or [str(name) for name in self.estimator.classes_]
 
     @property
     def temperature(self) -> float:
@@ -64,19 +77,35 @@ class OwnHead(ReportedHead):
     def on_columns(self) -> "OwnHead":
         return self if self.columns is None else self.with_estimator(self.estimator.on_kept(), self._report)
 
-    def fit(self, X: Features, y: npt.ArrayLike, *, groups: Sequence[str] | None = None) -> Self:
+    def fit(
+        self, X: Features, y: npt.ArrayLike | TargetMatrix, *, groups: Sequence[str] | None = None
+    ) -> Self:
+        targets = y.values if isinstance(y, TargetMatrix) else np.asarray(y)
         with warnings.catch_warnings():
             # The report says the same, and a run prints it as a note.
             warnings.simplefilter("ignore", FoldsReducedWarning)
-            self.estimator.fit(X, np.asarray(y), groups=groups)
+            self.estimator.fit(X, targets, groups=groups)
         self._report = json_ready(self.estimator.report_.to_dict())
         self._left_out_scores = self.estimator.left_out_scores_
+        if isinstance(y, TargetMatrix):
+            self._names = y.names
+            self.thresholds = self._chosen_thresholds(targets)
         return self
+
+    def _chosen_thresholds(self, targets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Choose the threshold of each label by left-out rows; without any, 0.5."""
+        left, rule = self._left_out_scores, self.rule
+        if left is None:
+            even = rule if rule.how == "fixed" else ThresholdRule("fixed")
+            return choose_thresholds(targets[:0], targets[:0], even)
+        probabilities = self.estimator.sigmoids_.probabilities(left.scores)
+        return choose_thresholds(probabilities, targets[left.rows], rule)
 
     def with_estimator(self, estimator: object, report: Mapping[str, object]) -> "OwnHead":
         """Return the head of the same name and parameters over another fitted estimator."""
-        head = OwnHead(self.name, self.params)
+        head = OwnHead(self.name, self.params, task=self.task)
         head.estimator = estimator
+        head._names, head.thresholds = self._names, self.thresholds
         head._report = json_ready(dict(report))
         return head
 
@@ -95,6 +124,9 @@ class OwnHead(ReportedHead):
         # Which rows are centers is needed when rows of a run are removed, not for prediction.
         if getattr(estimator, "center_indices_", None) is not None:
             arrays["center_indices"] = estimator.center_indices_
+        if self.thresholds is not None:
+            sigmoids = estimator.sigmoids_
+            arrays |= {"slopes": sigmoids.slopes, "offsets": sigmoids.offsets, "thresholds": self.thresholds}
         write_arrays(folder, arrays)
         if keep_sums and getattr(estimator, "sums_", None) is not None:
             estimator.sums_.save(folder)
@@ -103,6 +135,7 @@ class OwnHead(ReportedHead):
         fitted |= {"temperature": estimator.temperature_, "n_features": estimator.n_features_in_}
         description = {
             "head": self.name,
+            "task": self.task,
             "classes": self.classes,
             "params": self.params,
             "fitted": fitted,
@@ -114,10 +147,13 @@ class OwnHead(ReportedHead):
     def load(cls, folder: Path, description: HeadDescription, *, device: str | None = None) -> "OwnHead":
         """Read what `save` wrote; `description` is the content of ``head.json``."""
         name = description.head
-        arrays = read_arrays(folder, _form_of(kind_of(name)).arrays)
+        is_multilabel = description.task == MULTILABEL
+        arrays = read_arrays(
+            folder, (*_form_of(kind_of(name)).arrays, *(_OF_LABELS if is_multilabel else ()))
+        )
         try:
             fitted: Mapping[str, Any] = description.fitted
-            head = cls(name, description.params, device=device)
+            head = cls(name, description.params, device=device, task=description.task)
             estimator = head.estimator
             for key, values in arrays.items():
                 setattr(estimator, f"{key}_", values)
@@ -131,6 +167,8 @@ class OwnHead(ReportedHead):
             for key in head.form.settings:
                 setattr(estimator, key, fitted[key])
             check_temperature(estimator.temperature_)
+            if is_multilabel:
+                head._take_labels(arrays, description.classes)
             _check_values(fitted)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
@@ -138,6 +176,15 @@ class OwnHead(ReportedHead):
         _check_shapes(folder, arrays, n_classes=len(estimator.classes_))
         head._report = dict(description.report)
         return head
+
+    def _take_labels(self, arrays: Mapping[str, npt.NDArray[np.generic]], names: Sequence[str]) -> None:
+        """Take over what only a head of several labels has."""
+        slopes, offsets, thresholds = (np.asarray(arrays[name], np.float64) for name in _OF_LABELS)
+        if not len(slopes) == len(offsets) == len(thresholds) == len(names):
+            raise ValueError(f"{len(slopes)} slopes, {len(thresholds)} thresholds and {len(names)} labels")
+        self._names, self.thresholds = tuple(names), thresholds
+        self.estimator.sigmoids_ = Sigmoids(slopes=slopes, offsets=offsets, log_loss=np.nan)
+        self.estimator.classes_ = np.arange(len(names))
 
 
 def check_temperature(temperature: float) -> None:

@@ -32,6 +32,7 @@ class HeadArguments(TypedDict, total=False):
     class_weight: str | None
     best: bool
     budget: float | None
+    threshold: str | float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,9 @@ class HeadOptions:
     best : bool
         Compare everything that is stored: heads, sets of layers, models and their fusion. The head and its
         hyperparameters are then not for others to choose.
+    threshold : "f1", "precision:P" or float
+        Of several labels an image: from which probability a label is taken to apply. By the highest F1 of
+        left-out rows, by a precision P that they reach, or one number for all labels.
     budget : float, optional
         Seconds that head ``auto`` may take for all its fits, 120 by default; or `best`, 600 by default.
 
@@ -86,6 +90,7 @@ class HeadOptions:
     class_weight: str | None = None
     best: bool = False
     budget: float | None = None
+    threshold: str | float = "f1"
 
     def __post_init__(self) -> None:
         # A package that ``sklearn:package.Class`` names is looked for later, because importing it takes long.

@@ -9,12 +9,17 @@ import numpy.typing as npt
 from toptune.train.estimators.arguments import Features, Labels
 from toptune.train.estimators.fit_report import LeftOutFigures
 from toptune.train.passes.training_rows import LeftOutScores
+from toptune.train.tasks.answer_form import AnswerForm
+from toptune.train.tasks.names import CLASSIFICATION
 
 
 class ReportedHead(ABC):
     """A head that keeps its report, which holds the table of everything that was compared."""
 
     name: str
+    task: str = CLASSIFICATION
+    # From which probability each label applies, of a head that gives several.
+    thresholds: npt.NDArray[np.float64] | None = None
     _report: dict[str, Any]
     # Set by a fit; a head that was loaded has none, because prediction needs none.
     _left_out_scores: LeftOutScores | None = None
@@ -52,6 +57,11 @@ class ReportedHead(ABC):
         return None
 
     def predict(self, X: Features) -> Labels:
-        """Return the names (n,) of the classes of highest probability."""
-        labels: Labels = np.array(self.classes)[self.predict_proba(X).argmax(axis=1)]
+        """Return the answers (n,): the classes of highest probability, or the labels that apply."""
+        labels: Labels = np.array(self.answer_form.texts(self.predict_proba(X)))
         return labels
+
+    @property
+    def answer_form(self) -> AnswerForm:
+        """How probabilities become answers."""
+        return AnswerForm(task=self.task, names=self.classes, thresholds=self.thresholds)

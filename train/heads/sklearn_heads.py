@@ -34,6 +34,7 @@ from toptune.train.passes.training_rows import LeftOutScores, OutOfFold, Trainin
 from toptune.train.rows.block_reading import check_finite
 from toptune.train.rows.folds import draw_folds
 from toptune.train.rows.inputs import is_blocks, row_weights
+from toptune.train.tasks.task import TargetMatrix
 
 _MOST_WARNINGS = 5
 # Values of pairs of classes that are made at a time: libsvm copies its model for each call.
@@ -101,8 +102,14 @@ class SklearnHead(ReportedHead):
     def on_columns(self) -> Self:
         return self
 
-    def fit(self, X: Features, y: npt.ArrayLike, *, groups: Sequence[str] | None = None) -> Self:
+    def fit(
+        self, X: Features, y: npt.ArrayLike | TargetMatrix, *, groups: Sequence[str] | None = None
+    ) -> Self:
         start = time.perf_counter()
+        if isinstance(y, TargetMatrix):
+            raise InputError(
+                f"head {self.name!r} takes one class a row, and these are {len(y.names)} targets"
+            )
         n, d = X.shape
         labels = np.asarray(y)
         counts = np.unique(labels, return_counts=True)[1]

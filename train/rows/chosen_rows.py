@@ -12,10 +12,13 @@ from toptune.store.datasets.manifest import Manifest, note_numbers
 from toptune.text import counted, named
 from toptune.train.rows.copies import Digests, note_copies
 from toptune.train.rows.few_shot import draw_training_rows
-from toptune.train.rows.folds import Folds, draw_folds
+from toptune.train.rows.folds import Folds, draw_folds, draw_strata_folds
 from toptune.train.rows.groups import row_keys
 from toptune.train.rows.options import RowOptions
 from toptune.train.rows.splits import NAMED, Split, advice_on_several_labels, split_manifest
+from toptune.train.tasks.choice import task_of
+from toptune.train.tasks.names import CLASSIFICATION
+from toptune.train.tasks.task import TargetMatrix, Task
 
 RowNumbers = npt.NDArray[np.int64]
 
@@ -64,6 +67,17 @@ class ChosenRows:
         return [str(self.manifest.labels[row]) for row in self.split.train]
 
     @property
+    def task(self) -> Task:
+        """What the head learns of these rows."""
+        return task_of(self.options.task)
+
+    @property
+    def train_targets(self) -> "list[str] | TargetMatrix":
+        """What a head is fitted to: the class of each training row, or the targets of other tasks."""
+        texts = self.train_labels
+        return texts if self.task.name == CLASSIFICATION else self.task.targets(texts, list(self.classes))
+
+    @property
     def train_groups(self) -> list[str]:
         """Key of each training row; rows of equal keys share a fold."""
         return [self.groups[row] for row in self.split.train]
@@ -76,10 +90,11 @@ class ChosenRows:
         InputError
             For classes that no head could predict, so that every row of them would count as wrong.
         """
-        tested = {str(self.manifest.labels[row]) for row in self.split.test.tolist()}
-        if strange := sorted(tested - set(self.classes)):
+        tested = self.task.names([str(self.manifest.labels[row]) for row in self.split.test.tolist()])
+        if strange := sorted(set(tested) - set(self.classes)):
+            what = "class" if self.task.name == CLASSIFICATION else "label"
             raise InputError(
-                f"{counted(len(strange), 'class')} of the test rows without a training row: "
+                f"{counted(len(strange), what)} of the test rows without a training row: "
                 f"{named(strange)}; train with rows of them or leave them out of the test split"
             )
         return self
@@ -101,7 +116,9 @@ class ChosenRows:
         if self.options.group_by is not None:
             train, test = ({self.groups[row] for row in rows} for rows in (split.train, split.test))
             notes.append(f"groups by {self.options.group_by!r}: {len(train)} train, {len(test)} test")
-        return [*notes, *filter(None, [note_numbers(list(self.classes))])]
+        if self.task.name == CLASSIFICATION:
+            return [*notes, *filter(None, [note_numbers(list(self.classes))])]
+        return [*notes, *self.task.notes(self.train_labels)]
 
     def _decided(self) -> Iterator[str]:
         """Say how many images the decisions of a person concern."""
@@ -147,7 +164,7 @@ class ChosenRows:
         )
         if n_skipped == 0:
             return self
-        classes, folds = _dealt(self.manifest, split, self.groups, cv=self.cv)
+        classes, folds = _dealt(self.manifest, split, self.groups, cv=self.cv, task=self.task)
         return replace(self, split=split, classes=classes, folds=folds, n_skipped=self.n_skipped + n_skipped)
 
 
@@ -195,6 +212,7 @@ def choose_rows(
         group_by=options.group_by,
         resplit=options.resplit,
         decisions=decisions,
+        task=options.task,
     )
     copies = [] if digests is None else note_copies(digests, split)
     if not needs_test:
@@ -204,12 +222,13 @@ def choose_rows(
     # Failed rows go before the sample is drawn, so that a sample has the size that was asked for.
     split, n_skipped = leave_out(split, bad_rows, manifest, allow=options.allow_failed, reasons=reasons)
     split = draw_training_rows(
-        split, manifest, shots=options.shots, train_size=options.train_size, seed=options.seed
-    )
+        split, manifest, shots=options.shots, train_size=options.train_size, seed=options.seed,
+        task=options.task,
+    )  # fmt: skip
     keys = row_keys(manifest, group_by=options.group_by, together=decisions.groups)
     groups = manifest.ids if keys is None else keys
     # Folds are dealt out before any feature is read, so that too few rows of the classes are refused at once.
-    classes, folds = _dealt(manifest, split, groups, cv=cv)
+    classes, folds = _dealt(manifest, split, groups, cv=cv, task=task_of(options.task))
     return ChosenRows(
         manifest=manifest,
         options=options,
@@ -275,13 +294,17 @@ def note_untested(is_known: npt.NDArray[np.bool_]) -> list[str]:
 
 
 def _dealt(
-    manifest: Manifest, split: Split, groups: Sequence[str], *, cv: int | str | None
+    manifest: Manifest, split: Split, groups: Sequence[str], *, cv: int | str | None, task: Task
 ) -> tuple[dict[str, int], Folds]:
     """Count the training rows of each class and deal the rows out over folds.
 
     Refuses training rows that no head could learn from.
     """
     rows, labels = split.train.tolist(), manifest.labels
+    if task.name != CLASSIFICATION:
+        return _dealt_strata(
+            [str(labels[row]) for row in rows], [groups[row] for row in rows], cv=cv, task=task
+        )
     classes, codes, counts = np.unique(
         [str(labels[row]) for row in rows], return_inverse=True, return_counts=True
     )
@@ -295,6 +318,20 @@ def _dealt(
         )
     members = {str(name): int(count) for name, count in zip(classes, counts, strict=True)}
     return members, draw_folds(codes.astype(np.int64), classes, cv=cv, groups=[groups[row] for row in rows])
+
+
+def _dealt_strata(
+    texts: Sequence[str], groups: Sequence[str], *, cv: int | str | None, task: Task
+) -> tuple[dict[str, int], Folds]:
+    """Do what `_dealt` does, for a task other than classification."""
+    if not texts:
+        raise InputError(
+            "no training rows are left; check the labels, the split, --test-fraction and failed images"
+        )
+    task.check(texts)
+    members = dict(task.members(texts))
+    rows, codes = task.strata(task.targets(texts, list(members)).values)
+    return members, draw_strata_folds(rows, codes, n=len(texts), cv=cv, groups=groups)
 
 
 def rows_digest(split: Split, manifest: Manifest) -> str:

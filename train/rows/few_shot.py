@@ -9,7 +9,8 @@ from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest
 from toptune.text import named
 from toptune.train.rows.options import RowOptions
-from toptune.train.rows.splits import Split, hash_of
+from toptune.train.rows.splits import Split, hash_of, held_out
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
 
 
 def draw_training_rows(
@@ -19,6 +20,7 @@ def draw_training_rows(
     shots: int | None = None,
     train_size: int | None = None,
     seed: int = 0,
+    task: str = CLASSIFICATION,
 ) -> Split:
     """Keep a sample of the training rows; the test rows stay as they are.
 
@@ -37,6 +39,9 @@ def draw_training_rows(
         Rows of all classes together, in proportion to the rows of the classes (largest remainders).
     seed : int
         Seed of the hash; another seed draws another sample.
+    task : str
+        Of another task than classification, `train_size` rows are drawn evenly from its strata; no class
+        is there of which `shots` could count rows.
 
     Returns
     -------
@@ -52,6 +57,8 @@ def draw_training_rows(
     RowOptions(shots=shots, train_size=train_size)  # refuses values out of range
     if shots is None and train_size is None:
         return split
+    if task not in (AUTO_TASK, CLASSIFICATION):
+        return _spread_sample(split, manifest, shots=shots, train_size=train_size, seed=seed, task=task)
     members: dict[str, list[int]] = {}
     for row in split.train.tolist():
         members.setdefault(str(manifest.labels[row]), []).append(row)
@@ -71,6 +78,36 @@ def draw_training_rows(
         train=np.array(sorted(drawn), dtype=np.int64),
         n_not_drawn=len(split.train) - len(drawn),
         rule=f"{split.rule}; of its {len(split.train)} training rows {what} by a hash of (seed {seed}, id)",
+    )
+
+
+def _spread_sample(
+    split: Split, manifest: Manifest, *, shots: int | None, train_size: int | None, seed: int, task: str
+) -> Split:
+    """Do what `draw_training_rows` does, for a task other than classification."""
+    n = len(split.train)
+    if shots is not None or train_size is None:
+        raise InputError(
+            f"shots is {shots}, which --task {task} does not know: a row has no one class; give --train-size",
+            option="shots",
+        )
+    if not 2 <= train_size <= n:
+        raise InputError(f"train_size is {train_size}; it must be from 2 to {n}, the training rows there are")
+    if train_size == n:
+        return split
+    rows = split.train.tolist()
+    is_drawn = held_out(
+        [f"sample\0{manifest.ids[row]}" for row in rows], [str(manifest.labels[row]) for row in rows],
+        seed=seed, test_fraction=train_size / n, task=task,
+    )  # fmt: skip
+    # Strata are spread evenly, by which a sample may have a row or two more or less than was asked for.
+    order = sorted(range(n), key=lambda at: (hash_of(seed, f"sample\0{manifest.ids[rows[at]]}"), rows[at]))
+    ranked = [at for at in order if is_drawn[at]] + [at for at in order if not is_drawn[at]]
+    return replace(
+        split,
+        train=np.sort(split.train[np.array(ranked[:train_size], dtype=np.int64)]),
+        n_not_drawn=n - train_size,
+        rule=f"{split.rule}; of its {n} training rows {train_size} by a hash of (seed {seed}, id)",
     )
 
 

@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import FoldsError, InputError
-from toptune.text import named
+from toptune.text import counted, named
 from toptune.train.rows.splits import hash_of
+from toptune.train.tasks.stratification import spread
 
 Numbers = npt.NDArray[np.int64]
 
@@ -134,6 +135,53 @@ def draw_folds(
     count, notes = usable_folds(int(np.bincount(of_group).max()), cv)
     numbers = deal(codes, ranks, count=count, n_classes=len(classes))
     return validated(numbers, count, codes, classes, notes)
+
+
+def draw_strata_folds(
+    rows: Numbers,
+    codes: Numbers,
+    *,
+    n: int,
+    cv: int | str | None,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+    known: Numbers | None = None,
+) -> Folds:
+    """Spread rows that are in several strata each evenly over folds; every row takes part.
+
+    Parameters
+    ----------
+    rows, codes : ndarray of int64, shape (m,)
+        The strata; see `toptune.train.tasks.task.Task.strata`.
+    n : int
+        Number of rows.
+    cv, seed, groups
+        As of `draw_folds`, and so are the errors.
+    known : ndarray of int64, shape (n,), optional
+        Fold of each row that has one already, and -1.
+    """
+    everything = np.ones(n, dtype=np.bool_)
+    if cv is None:
+        return Folds(numbers=np.zeros(n, dtype=np.int64), count=1, is_validated=everything)
+    if groups is not None and len(groups) != n:
+        raise InputError(f"groups has {len(groups)} entries for {n} rows; give one a row")
+    if isinstance(cv, str):
+        if cv != LEAVE_ONE_GROUP_OUT or groups is None:
+            raise InputError(
+                f"cv is {cv!r}; it must be a number of folds, or {LEAVE_ONE_GROUP_OUT!r} with groups"
+            )
+        numbers, count = folds_of_groups(list(map(str, groups)))
+        return Folds(numbers=numbers, count=count, is_validated=everything)
+    ranks = _ranks(n, groups, seed=seed)
+    n_groups = len(np.unique(ranks))
+    if n_groups < 2:
+        raise FoldsError(
+            f"{counted(n_groups, 'group')} of training rows, and cross-validation needs 2: give more images "
+            "(with --group-by: groups)"
+        )
+    count, notes = usable_folds(n_groups, cv)
+    numbers = spread(rows, codes, ranks, shares=[1 / count] * count, known=known)
+    return Folds(numbers=numbers, count=count, is_validated=everything, notes=notes)
 
 
 def validated(

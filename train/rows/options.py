@@ -1,15 +1,21 @@
 """`RowOptions`: which rows of a data set train and which test."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 from toptune.errors import InputError
 from toptune.options import check_choice, check_count
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, MULTILABEL, REGRESSION, TASK_NAMES
 
-if TYPE_CHECKING:  # it imports numpy, which the help of a command does not need
+if TYPE_CHECKING:  # these import numpy, which the help of a command does not need
+    from toptune.store.datasets.manifest import Manifest
     from toptune.train.rows.decisions import Decisions
+    from toptune.train.tasks.task import Wanted
+
+Relabel: TypeAlias = "Callable[[Manifest], Manifest]"
 
 # numpy's and scikit-learn's generators take 32 bits.
 MOST_SEED = 2**32 - 1
@@ -17,6 +23,13 @@ MOST_SEEDS = 10_000
 VAL = ("train", "test", "drop")
 # The options that name files of decisions.
 OF_DECISIONS = ("exclude", "relabel_with", "keep_together")
+
+
+class LabelReading(TypedDict):
+    """The arguments of `toptune.store.FeatureStore.features` that say which labels count."""
+
+    label_column: str | None
+    relabel: "Relabel | None"
 
 
 class RowArguments(TypedDict, total=False):
@@ -28,6 +41,8 @@ class RowArguments(TypedDict, total=False):
     val: str
     group_by: str | None
     label_column: str | None
+    task: str
+    target: str | None
     shots: int | None
     train_size: int | None
     allow_failed: bool
@@ -54,7 +69,12 @@ class RowOptions:
     group_by : str, optional
         Column, or pattern on the id, whose groups stay on one side of the split and in one fold.
     label_column : str, optional
-        Further column of the data set whose values are the labels, in place of its own labels.
+        Further column of the data set whose values are the labels, in place of its own labels. Of several
+        labels an image: such a column, or several columns of 0 and 1 with commas between them.
+    task : {"auto", "classification", "multilabel", "regression"}
+        What the head learns; with ``auto`` the data set says.
+    target : str, optional
+        Numeric columns of the data set, with commas between them, of a regression.
     shots, train_size : int, optional
         Train on a sample of the training rows only: so many rows of each class, or so many in all; see
         `toptune.train.rows.few_shot.draw_training_rows`.
@@ -71,6 +91,8 @@ class RowOptions:
     val: str = "train"
     group_by: str | None = None
     label_column: str | None = None
+    task: str = AUTO_TASK
+    target: str | None = None
     shots: int | None = None
     train_size: int | None = None
     allow_failed: bool = False
@@ -84,6 +106,11 @@ class RowOptions:
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, os.fspath(path))
         check_choice(self.val, VAL, option="val")
+        check_choice(self.task, TASK_NAMES, option="task")
+        if self.task == AUTO_TASK and self.target is not None:
+            object.__setattr__(self, "task", REGRESSION)
+        elif self.task == AUTO_TASK and self.label_column is not None and "," in self.label_column:
+            object.__setattr__(self, "task", MULTILABEL)
         check_count(self.seed, option="seed", least=0, most=MOST_SEED)
         if not 0 < self.test_fraction < 1:
             raise InputError(f"test_fraction is {self.test_fraction}; it must lie between 0 and 1")
@@ -91,6 +118,33 @@ class RowOptions:
             raise InputError(f"shots is {self.shots} and train_size {self.train_size}; give one of them")
         if self.shots is not None and self.shots < 1:
             raise InputError(f"shots is {self.shots}; give at least 1 image of each class")
+
+    @property
+    def wanted(self) -> "Wanted":
+        """The columns that say what the head is to learn."""
+        from toptune.train.tasks.task import Wanted
+
+        return Wanted(label_column=self.label_column, target=self.target)
+
+    def reading(self, relabel: "Relabel | None") -> LabelReading:
+        """Return how the labels of a data set are read, for `FeatureStore.features`.
+
+        Parameters
+        ----------
+        relabel : callable, optional
+            What a person's decisions make of the labels.
+        """
+        if self.task in (AUTO_TASK, CLASSIFICATION):
+            return LabelReading(label_column=self.label_column, relabel=relabel)
+        from toptune.train.tasks.choice import task_of
+
+        task, wanted = task_of(self.task), self.wanted
+
+        def labeled(manifest: "Manifest") -> "Manifest":
+            found = task.labeled(manifest, wanted)
+            return found if relabel is None else relabel(found)
+
+        return LabelReading(label_column=None, relabel=labeled)
 
     @cached_property
     def decisions(self) -> "Decisions":

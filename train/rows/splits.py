@@ -14,6 +14,10 @@ from toptune.text import counted, named
 from toptune.train.rows.decisions import Decisions
 from toptune.train.rows.groups import row_keys
 from toptune.train.rows.options import RowOptions
+from toptune.train.tasks.choice import task_of
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, MULTILABEL, REGRESSION
+from toptune.train.tasks.stratification import spread
+from toptune.train.tasks.task import Task
 
 Rows = npt.NDArray[np.int64]
 
@@ -59,6 +63,7 @@ def split_manifest(
     group_by: str | None = None,
     resplit: bool = False,
     decisions: Decisions | None = None,
+    task: str = CLASSIFICATION,
 ) -> Split:
     """Split the rows of a manifest into training and test rows.
 
@@ -84,6 +89,8 @@ def split_manifest(
     decisions : Decisions, optional
         Images that are left out after the split, so that the others stay on their sides; and images that are
         kept together, as the rows of a group are. Labels are those of the manifest.
+    task : str
+        What the labels mean; see `toptune.train.tasks.task.Task`.
 
     Returns
     -------
@@ -127,6 +134,7 @@ def split_manifest(
         seed=seed,
         test_fraction=test_fraction,
         groups=None if groups is None else [groups[row] for row in rows],
+        task=task,
     )
     if groups is not None and not is_test.any():
         raise InputError(
@@ -139,7 +147,7 @@ def split_manifest(
         split,
         train=rows[~is_test],
         test=rows[is_test],
-        rule=f"{test_fraction:g} of each class by a hash of (seed {seed}, id){kept}{copies}",
+        rule=f"{test_fraction:g} of each {_stratum(task)} by a hash of (seed {seed}, id){kept}{copies}",
     )
     return _without(split, manifest, decided.excluded)
 
@@ -151,18 +159,21 @@ def held_out(
     seed: int,
     test_fraction: float = 0.2,
     groups: Sequence[str] | None = None,
+    task: str = CLASSIFICATION,
 ) -> npt.NDArray[np.bool_]:
     """Mark the rows that are held out for testing: a share of each class, in whole groups.
 
     Groups (or rows, without groups) are taken in the order of a hash of (seed, key). A group that would make
     a class exceed its quota, ``round(test_fraction * members)``, is passed over. The order of the rows has no
-    effect.
+    effect. Of other tasks, `toptune.train.tasks.stratification` spreads the strata over both sides.
 
     Returns
     -------
     ndarray of bool, shape (n,)
     """
     keys = list(ids if groups is None else groups)
+    if task not in (AUTO_TASK, CLASSIFICATION):
+        return _held_out_strata(keys, labels, seed=seed, test_fraction=test_fraction, task=task_of(task))
     members: dict[str, list[int]] = {}
     for row, key in enumerate(keys):
         members.setdefault(key, []).append(row)
@@ -175,6 +186,23 @@ def held_out(
             for label, count in counts.items():
                 quota[label] -= count
     return is_test
+
+
+def _held_out_strata(
+    keys: Sequence[str], labels: Sequence[str], *, seed: int, test_fraction: float, task: Task
+) -> npt.NDArray[np.bool_]:
+    if not keys:
+        return np.zeros(0, dtype=np.bool_)
+    rows, codes = task.strata(task.targets(labels, task.names(labels)).values)
+    names = sorted(set(keys), key=lambda key: (hash_of(seed, key), key))
+    rank_of = {key: rank for rank, key in enumerate(names)}
+    ranks = np.array([rank_of[key] for key in keys], dtype=np.int64)
+    return np.asarray(spread(rows, codes, ranks, shares=[1 - test_fraction, test_fraction]) == 1)
+
+
+def _stratum(task: str) -> str:
+    """Name what a split takes an equal share of."""
+    return {MULTILABEL: "label", REGRESSION: "part of the targets' range"}.get(task, "class")
 
 
 def hash_of(seed: int, key: str) -> int:
@@ -295,7 +323,7 @@ def advice_on_several_labels(manifest: Manifest, rows: npt.NDArray[np.int64]) ->
     first = several[0]
     return (
         f"{counted(len(several), 'image')} with several labels, for instance {manifest.ids[first]!r} with "
-        f"{joined[first]!r}; toptune's heads take one label an image: give each image one where the "
-        "labels stand (for instance in a manifest's column 'label') and extract with --update, which "
-        "computes nothing anew for labels"
+        f"{joined[first]!r}; this head takes one label an image: train with --task multilabel, or "
+        "give each image one where the labels stand (for instance in a manifest's column 'label') and "
+        "extract with --update, which computes nothing anew for labels"
     )

@@ -21,6 +21,7 @@ from toptune.train.runs.record import ROWS
 from toptune.train.runs.run import Run, read_labels
 from toptune.train.runs.scoring import Scored
 from toptune.train.runs.sources import RunSource, open_sources
+from toptune.train.tasks.names import CLASSIFICATION
 
 SPLITS = ("test", "train", "all")
 
@@ -88,15 +89,16 @@ def stored_rows(
     is_own = name == trained.record.dataset
     version = trained.dataset_version if is_own else None
     # The rows of the run itself keep the labels that trained them.
-    label_column = None if is_own else trained.row_options.label_column
+    reading = trained.row_options.reading(trained.decisions.relabel_again if is_own else None)
+    if is_own and trained.record.task_name == CLASSIFICATION:
+        reading["label_column"] = None
     try:
         cache = open_sources(
             opened,
             trained.sources,
             name,
             version=version,
-            label_column=label_column,
-            relabel=trained.decisions.relabel_again if is_own else None,
+            **reading,
         )
     except StoreNotFoundError as error:
         for source in trained.sources:

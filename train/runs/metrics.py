@@ -19,12 +19,13 @@ from scipy.sparse import csr_array
 from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.files.reading import read_linked
 from toptune.store.files.writing import write_made
+from toptune.train.runs.confusion_plot import save_confusion_image
 
 CALIBRATION_BINS = 15
 # Up to so many classes, the figures of each class and the confusion matrix are values in ``metrics.json``.
 # Beyond, they are files beside it: the matrix of 1,000 classes takes 6 MB as text, of 10,000 classes 600 MB.
 LISTED_CLASSES = 200
-PER_CLASS, CONFUSION = "per_class.parquet", "confusion.parquet"
+PER_CLASS, CONFUSION, IMAGE = "per_class.parquet", "confusion.parquet", "confusion_matrix.png"
 
 Codes = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
@@ -154,6 +155,10 @@ class ClassTables:
             },
             "confusion_matrix": self.confusion.toarray().tolist(),
         }
+
+    def draw(self, folder: Path, *, title: str) -> None:
+        """Draw the confusion matrix."""
+        save_confusion_image(folder / IMAGE, self.confusion, self.classes, title=title)
 
     def write(self, folder: Path) -> None:
         """Write ``per_class.parquet`` and ``confusion.parquet``, if the classes are many.

@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from toptune.errors import InputError
 from toptune.machine.limits import LimitArguments, RunLimits
+from toptune.machine.plans import plan_logger
 from toptune.options import check_choice, choices, flat_options
 from toptune.train.heads.options import HeadArguments, HeadOptions
 from toptune.train.preprocessing.spec import parse_preprocessing
 from toptune.train.rows.options import RowArguments, RowOptions
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, MULTILABEL, REGRESSION
+
+if TYPE_CHECKING:  # it imports numpy, which the help of a command does not need
+    from toptune.store.datasets.manifest import Manifest
 
 # The keys of "options" in run.json, in the order in which they are written. A run does not record what
 # changes no number of the head (`dask`, `keep_sums`); its data set's version stands beside the options.
@@ -17,7 +22,7 @@ _RECORDED = (
     "head", "layers", "pooling", "preprocess", "seed", "penalty", "sigma", "kernel", "n_centers", "solver",
     "memory_limit", "cv", "test_fraction", "resplit", "val", "group_by", "label_column", "shots",
     "train_size", "class_weight", "params", "budget", "allow_failed", "device", "exclude", "relabel_with",
-    "keep_together",
+    "keep_together", "task", "target", "threshold",
 )  # fmt: skip
 # How several backbones share one run; the first is the default.
 FUSIONS = LATE, JOIN = ("late", "join")
@@ -90,6 +95,7 @@ class TrainOptions:
         parse_preprocessing(self.preprocessing)
         if self.fusion is not None:
             check_choice(self.fusion, FUSIONS, option="fusion")
+        check_task(self.rows, self.head)
         if (self.head.is_auto or self.head.best) and self.limits.dask is not None:
             what = "best" if self.head.best else "head 'auto'"
             raise InputError(f"dask is {self.limits.dask!r}, which {what} does not know; use falkon or ridge")
@@ -98,6 +104,21 @@ class TrainOptions:
     def preprocessing(self) -> str:
         """The steps that were asked for, or the default steps of the head."""
         return self.head.preprocessing if self.preprocess is None else self.preprocess
+
+    def for_task(self, manifest: "Manifest") -> "TrainOptions":
+        """Return the options with the task that was asked for or, by ``auto``, that a data set's labels say.
+
+        Raises
+        ------
+        InputError
+            If the labels or the head do not fit the task.
+        """
+        from toptune.train.tasks.choice import told_task
+
+        task = told_task(self.rows.task, self.rows.wanted, manifest)
+        if self.rows.task == AUTO_TASK and task != CLASSIFICATION:
+            plan_logger.info("task: %s, because of the data set's labels; --task names another", task)
+        return replace(self, rows=replace(self.rows, task=task))
 
     def for_model(self, model: str) -> "TrainOptions":
         """Return the options of one model: with its own layers where `layers` has those of each."""
@@ -161,3 +182,27 @@ class TrainOptions:
         several = {"models": list(models), "fusion": self.fusion or LATE} if len(models) > 1 else {}
         recorded = {name: flat[name] for name in _RECORDED}
         return recorded | {"params": dict(self.head.params or {})} | several
+
+
+def check_task(rows: RowOptions, head: HeadOptions) -> None:
+    """Refuse options that do not go with the task, as far as the task is named.
+
+    Raises
+    ------
+    InputError
+    """
+    if rows.target is not None and rows.task not in (AUTO_TASK, REGRESSION):
+        raise InputError(
+            f"target is {rows.target!r}, and numbers are the targets of --task {REGRESSION}; leave "
+            "--target or --task out",
+            option="target",
+        )
+    if rows.task == REGRESSION and rows.target is None:
+        raise InputError(
+            f"--task {REGRESSION} needs --target COLUMN, a numeric column of the data set", option="target"
+        )
+    if head.threshold != HeadOptions.threshold and rows.task not in (AUTO_TASK, MULTILABEL):
+        raise InputError(
+            f"threshold is {head.threshold!r}, and only --task {MULTILABEL} has thresholds; leave it out",
+            option="threshold",
+        )

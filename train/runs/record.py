@@ -26,6 +26,7 @@ from toptune.train.rows.decisions import DecisionFile
 from toptune.train.rows.splits import Split
 from toptune.train.runs.best_record import BestRecord
 from toptune.train.runs.sources import CacheIdentity, JsonObject, RunArray, RunSource
+from toptune.train.tasks.names import CLASSIFICATION
 
 if TYPE_CHECKING:  # heads import torch and scikit-learn, which reading a record does not need
     from toptune.train.heads.heads import Head
@@ -33,6 +34,9 @@ if TYPE_CHECKING:  # heads import torch and scikit-learn, which reading a record
 FORMAT, VERSION = "toptune-run", 2
 # Runs of several backbones have a version of their own, which a toptune that knows of one backbone refuses.
 SEVERAL_VERSION = 3
+# So have runs of another task than classification, whose answers an older toptune would misread.
+TASK_VERSION = 4
+_VERSIONS = (VERSION, SEVERAL_VERSION, TASK_VERSION)
 # Kinds of runs; a head on the features of one cache has none.
 FINETUNE, LATE, JOIN = "finetune", "late", "join"
 CONFIG, METRICS, SELECTION, ROWS, PREDICTIONS, IMAGE, DECISIONS = (
@@ -256,6 +260,8 @@ class RunRecord:
         decide its result.
     dataset, model : str
         Names of the data set and of the backbone.
+    task : str, optional
+        What the run has learned; None is classification, and so are all runs that are older than tasks.
     recipe, backbone : mapping
         How the features were computed, and the options that load the backbone again; empty in a run of
         several backbones.
@@ -297,6 +303,7 @@ class RunRecord:
     dataset: str
     dataset_version: int | None = None
     model: str
+    task: str | None = None
     cache: CacheIdentity | None = None
     recipe: JsonObject = field(default_factory=dict)
     backbone: JsonObject = field(default_factory=dict)
@@ -326,6 +333,11 @@ class RunRecord:
     files: Mapping[str, str] | None = None
     relabelled: JsonObject | None = None
     others: JsonObject = field(default_factory=dict)
+
+    @property
+    def task_name(self) -> str:
+        """What the run has learned."""
+        return CLASSIFICATION if self.task is None else self.task
 
     @property
     def is_finetuned(self) -> bool:
@@ -483,9 +495,9 @@ class RunRecord:
         found = content.get("version")
         # A reader of a few keys takes any version; whoever uses the head needs all of them as this version
         # means them.
-        if needed is not None and found not in (VERSION, SEVERAL_VERSION):
+        if needed is not None and found not in _VERSIONS:
             raise FormatVersionError(
-                f"{path.parent} is of version {found}, this toptune reads {VERSION} and {SEVERAL_VERSION}; "
+                f"{path.parent} is of version {found}, this toptune reads {VERSION} to {TASK_VERSION}; "
                 f"{advice}"
             )
         if missing := set(needed or ()) - content.keys():
@@ -508,7 +520,7 @@ def _read_content(path: Path, *, advice: str) -> dict[str, Any]:
     content, data = read_json_with_bytes(path, advice=advice)
     # Runs have had a seal and checksums since they have had either. The version is compared later and before
     # any digest: a newer toptune may seal its runs otherwise, and its file is not damaged.
-    if content.get("version") in (VERSION, SEVERAL_VERSION) and (SEAL in content or FILES in content):
+    if content.get("version") in _VERSIONS and (SEAL in content or FILES in content):
         return unseal_values(content, data, path, advice=advice)
     return content
 
@@ -571,12 +583,13 @@ def trained_record(
     sources = _sources(cache, models)
     several = len(sources) > 1
     return RunRecord(
-        version=SEVERAL_VERSION if several else VERSION,
+        version=version_of(head.task, several=several),
         kind=JOIN if several else None,
         store=str(store),
         dataset=cache.dataset,
         dataset_version=cache.dataset_version,
         model=" + ".join(models),
+        task=None if head.task == CLASSIFICATION else head.task,
         cache=CacheIdentity(name=cache.name, digest=cache.digest),
         recipe={} if several else sources[0].recipe,
         backbone={} if several else sources[0].backbone,
@@ -596,6 +609,13 @@ def trained_record(
         versions=library_versions(LIBRARIES),
         created=provenance(),
     )
+
+
+def version_of(task: str, *, several: bool) -> int:
+    """Return the version of the format of a run of a task, of one backbone or several."""
+    if task != CLASSIFICATION:
+        return TASK_VERSION
+    return SEVERAL_VERSION if several else VERSION
 
 
 def _sources(cache: StoredFeatures, models: Sequence[str]) -> list[RunSource]:

@@ -21,7 +21,7 @@ from toptune.store.features.blocks import Blocks
 from toptune.store.files.json_records import record_from_json, record_to_json
 from toptune.store.files.json_values import read_json
 from toptune.store.files.reading import read_linked
-from toptune.text import repr_line
+from toptune.text import counted, repr_line
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.decisions import Decisions
 from toptune.train.rows.groups import row_keys
@@ -39,6 +39,9 @@ from toptune.train.runs.record import (
     Savings,
 )
 from toptune.train.runs.sources import CacheIdentity, RunArray, RunSource
+from toptune.train.tasks.answer_form import AnswerForm
+from toptune.train.tasks.choice import task_of
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL, REGRESSION
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +136,14 @@ class Run:
     @property
     def row_options(self) -> RowOptions:
         """The options that decide which rows train and which test."""
-        return record_from_json(RowOptions, self.record.options, where=f"{self.folder / CONFIG}: options")
+        # Options that are older than tasks do not name one, and mean what they meant.
+        options = {"task": CLASSIFICATION, **self.record.options}
+        return record_from_json(RowOptions, options, where=f"{self.folder / CONFIG}: options")
+
+    @property
+    def form(self) -> AnswerForm:
+        """How the probabilities of the head become answers."""
+        return self.head.answer_form
 
     def keys(self, manifest: Manifest) -> list[str] | None:
         """Return the key of each row of a manifest, by which rows stay together; None without groups."""
@@ -161,6 +171,7 @@ class Run:
         Returns
         -------
         labels : ndarray of str, shape (n,)
+            Classes; of several labels an image, those that apply, with ``|`` between them.
         probabilities : ndarray of float64, shape (n, n_classes)
 
         Raises
@@ -177,7 +188,7 @@ class Run:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             probabilities = self.head.predict_proba(PreprocessedBlocks(blocks, self.preprocessing))
         check_probabilities(probabilities, self.folder)
-        return np.array(self.classes)[probabilities.argmax(axis=1)], probabilities
+        return np.array(self.form.texts(probabilities), dtype=np.str_), probabilities
 
     def to_dict(self) -> dict[str, Any]:
         """Give the run as JSON values."""
@@ -199,10 +210,11 @@ class Run:
         from toptune.train.heads.trials import why_chosen
 
         metrics, saves, lines = self.metrics, self.saves, []
-        lines.append(first_line(self.head.name, metrics))
+        lines.append(first_line(self.head.name, metrics, task=self.record.task_name))
         lines.append(
             f"trained on {metrics['n_train']} images, {saves.n_columns_trained_on} features, "
-            f"{len(self.classes)} classes in {metrics['seconds']['total']:.1f} s"
+            f"{counted(len(self.classes), noun_of_task(self.record.task_name))} in "
+            f"{metrics['seconds']['total']:.1f} s"
             + (f"; failed images left out: {metrics['n_skipped']}" if metrics.get("n_skipped") else "")
         )
         lines.append(f"layers: {_shortened([array.name for array in self.arrays])}")
@@ -295,13 +307,19 @@ class Run:
         return value
 
 
-def first_line(what: str, metrics: Mapping[str, Any]) -> str:
+def noun_of_task(task: str) -> str:
+    """Say what the columns of a run's answers are."""
+    return {MULTILABEL: "label", REGRESSION: "target"}.get(task, "class")
+
+
+def first_line(what: str, metrics: Mapping[str, Any], *, task: str = CLASSIFICATION) -> str:
     """Say what was trained, and the figures of its test images, as the text of a run begins."""
     if not metrics["n_test"]:
         return f"{what}: trained, no test images"
     figures = ", ".join(
         f"{name.replace('_', ' ')} {metrics[name]:.4f}"
-        for name in ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+        for name in task_of(task).figures
+        if metrics.get(name) is not None
     )
     return f"{what}: {figures} on {metrics['n_test']} test images"
 

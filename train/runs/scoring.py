@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +11,13 @@ from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.text import counted, named
-from toptune.train.runs.metrics import Answers, ClassTables, Figures, codes_of, figures_of
+from toptune.train.figures.label_figures import LabelAnswers, label_figures
+from toptune.train.figures.tables import Tables
+from toptune.train.runs.metrics import Answers, ClassTables, codes_of, figures_of
 from toptune.train.runs.run import Run
+from toptune.train.tasks.answer_form import AnswerForm
+from toptune.train.tasks.choice import task_of
+from toptune.train.tasks.names import CLASSIFICATION
 
 Rows = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float64]
@@ -30,21 +36,21 @@ class Scored:
     rows : ndarray of int64, shape (n,)
         Row numbers of the manifest.
     labels, predicted : sequence of str, length n
-        True and predicted classes.
+        True and predicted classes, or what else the task answers; see `Task`.
     confidence : ndarray of float64, shape (n,)
-        Probability of the predicted class.
-    tables : ClassTables
-        Confusion matrix and figures of each class.
-    metrics : Figures
-        What `figures_of` makes of the predictions.
+        Probability of the predicted class; see `AnswerForm.confidence`.
+    tables : Tables
+        Confusion matrix and figures of each class, or what another task has.
+    metrics : mapping
+        What `figures_of`, or `label_figures`, makes of the predictions.
     """
 
     rows: npt.NDArray[np.int64]
     labels: Sequence[str]
     predicted: Sequence[str]
     confidence: npt.NDArray[np.float64]
-    tables: ClassTables
-    metrics: Figures
+    tables: Tables
+    metrics: dict[str, Any]
 
 
 def score(
@@ -72,7 +78,7 @@ def score(
     def answer(some: Rows) -> list[Probabilities]:
         return [run.predict_blocks(cache.blocks(names, some))[1]]
 
-    (scored,) = score_together(answer, rows, classes=run.classes, manifest=cache.manifest, labels=labels)
+    (scored,) = score_together(answer, rows, forms=[run.form], manifest=cache.manifest, labels=labels)
     return scored
 
 
@@ -80,12 +86,11 @@ def score_together(
     answer: Callable[[Rows], Sequence[Probabilities]],
     rows: Rows,
     *,
-    classes: Sequence[str],
+    forms: Sequence[AnswerForm],
     manifest: Manifest,
     labels: Mapping[int, str] | None = None,
-    count: int = 1,
 ) -> list[Scored]:
-    """Score classifiers, `count` of them, on the same labeled rows.
+    """Score classifiers, one of each form, on the same labeled rows.
 
     Parameters
     ----------
@@ -93,8 +98,8 @@ def score_together(
         Probabilities of some rows by each classifier.
     rows : ndarray of int64, shape (n,)
         Row numbers of the manifest.
-    classes : sequence of str
-        Classes of all classifiers, in the order of the probabilities.
+    forms : sequence of AnswerForm
+        How the answers of each classifier are read. All have the same task and classes.
     manifest : Manifest
     labels : mapping of int to str, optional
         As of `score`.
@@ -107,21 +112,25 @@ def score_together(
     Raises
     ------
     InputError
-        If the class of a row is none of `classes`.
+        If the class of a row is none of the classes.
     """
+    classes, task = forms[0].names, task_of(forms[0].task)
     of_rows = manifest.labels if labels is None else labels
     truth = [str(of_rows[row]) for row in rows.tolist()]
     # A class that the head cannot predict would count every row as wrong.
-    strange = sorted(set(truth) - set(classes))
+    strange = sorted(set(task.names(truth)) - set(classes))
     if strange:
+        what = "class" if task.name == CLASSIFICATION else "label"
         raise InputError(
-            f"{counted(len(strange), 'class')} of the rows to test that the run does not know: "
+            f"{counted(len(strange), what)} of the rows to test that the run does not know: "
             f"{named(strange)}; train with rows of them or leave them out of the test split"
         )
+    if task.name != CLASSIFICATION:
+        return _score_targets(answer, rows, truth=truth, forms=forms)
     codes = codes_of(truth, classes)
     # So many rows are predicted at a time that the probabilities of all classes fit.
     step = max(_LEAST_ROWS, _PROBABILITY_BYTES // (8 * len(classes)))
-    parts: list[list[Answers]] = [[] for _ in range(count)]
+    parts: list[list[Answers]] = [[] for _ in forms]
     for start in range(0, len(rows), step):
         some = slice(start, start + step)
         for of_one, probabilities in zip(parts, answer(rows[some]), strict=True):
@@ -137,5 +146,49 @@ def _scored(answers: Answers, rows: Rows, *, truth: Sequence[str], classes: Sequ
         predicted=[classes[code] for code in answers.guesses.tolist()],
         confidence=answers.confidence,
         tables=tables,
-        metrics=figures_of(answers, tables),
+        metrics=dict(figures_of(answers, tables)),
+    )
+
+
+def _score_targets(
+    answer: Callable[[Rows], Sequence[Probabilities]],
+    rows: Rows,
+    *,
+    truth: Sequence[str],
+    forms: Sequence[AnswerForm],
+) -> list[Scored]:
+    """Do what `score_together` does, for a task whose figures need all answers at once."""
+    names = forms[0].names
+    step = max(_LEAST_ROWS, _PROBABILITY_BYTES // (8 * len(names)))
+    values = [np.empty((len(rows), len(names))) for _ in forms]
+    for start in range(0, len(rows), step):
+        some = slice(start, start + step)
+        for of_one, found in zip(values, answer(rows[some]), strict=True):
+            of_one[some] = found
+    return [scored_targets(each, rows, truth=truth, form=form)
+            for each, form in zip(values, forms, strict=True)]  # fmt: skip
+
+
+def scored_targets(values: Probabilities, rows: Rows, *, truth: Sequence[str], form: AnswerForm) -> Scored:
+    """Score answers (n, k) of rows for a task other than classification.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (n, k)
+    rows : ndarray of int64, shape (n,)
+        Row numbers of the manifest.
+    truth : sequence of str, length n
+        What the rows teach, as text; see `Task`.
+    form : AnswerForm
+    """
+    targets = task_of(form.task).targets(truth, form.names).values
+    thresholds = np.full(len(form.names), 0.5) if form.thresholds is None else form.thresholds
+    tables = LabelAnswers(truth=targets, probabilities=values, thresholds=thresholds, names=form.names)
+    return Scored(
+        rows=rows,
+        labels=truth,
+        predicted=form.texts(values),
+        confidence=form.confidence(values),
+        tables=tables,
+        metrics=label_figures(tables),
     )

@@ -7,24 +7,27 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from toptune.costs.phases import Phases
+from toptune.errors import InputError
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.limits import RunLimits
 from toptune.machine.memory import left_bytes
 from toptune.machine.plans import plan_logger
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.arrays.stored_layers import ALL, AUTO, by_depth, choose_arrays, tell_choice
+from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_store import FeatureStore
-from toptune.store.features.feature_view import StoredFeatures
+from toptune.store.features.feature_view import ModelFeatures, StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.store.joined.joined_features import split_name
 from toptune.store.joined.member_costs import member_costs
-from toptune.train.heads.kinds import LARGEST_TRIAL, check_head, why_on_cpu, why_small
+from toptune.train.heads.kinds import LARGEST_TRIAL, check_head, refuse_task, why_on_cpu, why_small
+from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.layers.choices import LAYER_SEARCH, LayerSearch
 from toptune.train.layers.options import SHORT_LIST_HEADS
 from toptune.train.preprocessing.finite_rows import non_finite_rows
@@ -42,11 +45,15 @@ from toptune.train.runs.run_folds import folds_record
 from toptune.train.runs.scoring import Scored, score
 from toptune.train.runs.sources import RunArray
 from toptune.train.runs.writing import check_out, new_run_folder, size_note, write_run
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
 
 if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that is refused does not need
     from toptune.train.heads.heads import Head
     from toptune.train.heads.trials import Trials
     from toptune.train.passes.training_rows import LeftOutScores
+
+
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,18 +140,43 @@ def train_run(
     # Names, columns and sizes are checked before torch and scikit-learn are imported, which takes seconds.
     check_head_options(options)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    features = opened.features(
-        model,
-        dataset,
-        version=options.dataset_version,
-        label_column=options.rows.label_column,
-        relabel=options.rows.decisions.relabel,
-    )
+
+    def reading(options: TrainOptions) -> ModelFeatures:
+        rows, version = options.rows, options.dataset_version
+        return opened.features(model, dataset, version=version, **rows.reading(rows.decisions.relabel))
+
+    features, options = read_for_task(reading, options, lambda found: found.manifest)
     arrays = stored_arrays(features, options)
     return train_on(
         features, arrays, models=(model,), store=opened.root, path=path, options=options, phases=phases,
         best=best,
     )  # fmt: skip
+
+
+def read_for_task(
+    reading: Callable[[TrainOptions], _Read], options: TrainOptions, manifest_of: Callable[[_Read], Manifest]
+) -> tuple[_Read, TrainOptions]:
+    """Read features, and settle the task by their labels; for another task the labels are read once more.
+
+    Parameters
+    ----------
+    reading : callable (TrainOptions)
+        Opens the features.
+    options : TrainOptions
+    manifest_of : callable
+        Gives the manifest of what `reading` returns.
+
+    Raises
+    ------
+    InputError
+        If the head does not know the task, or the labels do not fit it.
+    """
+    found = reading(options)
+    told = options.for_task(manifest_of(found))
+    check_head_options(told)
+    if told.rows.task != options.rows.task and told.rows.task != CLASSIFICATION:
+        found = reading(told)
+    return found, told
 
 
 def train_on(
@@ -306,7 +338,7 @@ def fit_prepared(
         trials = _try_heads(blocks, rows, options)
         head = trials.head
     else:
-        head.fit(blocks, rows.train_labels, groups=rows.train_groups)
+        head.fit(blocks, rows.train_targets, groups=rows.train_groups)
     # A head that is restricted to some columns is another object, which no fit has left scores in.
     left_out = head.left_out_scores
     record = trained_record(
@@ -363,8 +395,11 @@ def check_head_options(options: TrainOptions) -> None:
     head = options.head
     if not head.is_auto:
         check_head(
-            head.head, head.head_params, cv=head.cv, class_weight=head.class_weight, dask=options.limits.dask
-        )
+            head.head, head.head_params, cv=head.cv, class_weight=head.class_weight,
+            dask=options.limits.dask, task=options.rows.task,
+        )  # fmt: skip
+    elif options.rows.task not in (AUTO_TASK, CLASSIFICATION):
+        refuse_task(options.rows.task, AUTO_HEAD, ())
     for name in ("penalty", "sigma"):
         grid_of(getattr(head, name), name)
 
@@ -386,7 +421,10 @@ def settled(options: TrainOptions, *, shape: tuple[int, int] | None = None) -> R
 def _new_head(options: TrainOptions, *, is_compared: bool = False) -> "Head":
     from toptune.train.heads.heads import new_head
 
-    return new_head(options.head, seed=options.rows.seed, limits=options.limits, is_compared=is_compared)
+    return new_head(
+        options.head, seed=options.rows.seed, limits=options.limits, is_compared=is_compared,
+        task=options.rows.task,
+    )  # fmt: skip
 
 
 def stored_arrays(features: StoredFeatures, options: TrainOptions) -> list[ArraySpec]:
@@ -399,6 +437,11 @@ def stored_arrays(features: StoredFeatures, options: TrainOptions) -> list[Array
         # Where none is whole, the error that names what is missing is raised by whoever reads them.
         whole = [each for each in stored if features.is_complete([each.name])] or stored
     if layers == AUTO:
+        if options.rows.task not in (AUTO_TASK, CLASSIFICATION):
+            raise InputError(
+                f"layers is {AUTO!r}, a search that --task {options.rows.task} does not know; name them",
+                option="layers",
+            )
         return choose_arrays(by_depth(whole), ALL, options.pooling)
     return choose_arrays(whole, layers, options.pooling)
 

@@ -19,14 +19,12 @@ from toptune.store.files.json_values import json_text
 from toptune.store.files.names import check_folder_name
 from toptune.store.files.system_errors import explained_writing
 from toptune.store.files.writing import check_writable, csv_text, new_target, write_made, write_text
+from toptune.train.figures.tables import Tables
 from toptune.train.rows.decisions import Decisions
 from toptune.train.rows.folds import Folds
-from toptune.train.runs.confusion_plot import save_confusion_image
-from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.record import (
     CONFIG,
     DECISIONS,
-    IMAGE,
     METRICS,
     PREDICTIONS,
     ROWS,
@@ -151,11 +149,11 @@ def write_account(
     )  # fmt: skip
     write_text(folder / SELECTION, csv_text(table))
     title = f"{what} on {run.record.dataset}, {len(run.test_rows)} test images"
-    save_confusion_image(folder / IMAGE, scored.tables.confusion, run.classes, title=title)
+    scored.tables.draw(folder, title=title)
 
 
-def write_metrics(folder: Path, metrics: Mapping[str, object], tables: ClassTables) -> None:
-    """Write ``metrics.json``, and the files beside it that it names where there are many classes."""
+def write_metrics(folder: Path, metrics: Mapping[str, object], tables: Tables) -> None:
+    """Write ``metrics.json``, and the files beside it that it names."""
     tables.write(folder)
     write_json(folder / METRICS, metrics)
 

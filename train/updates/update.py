@@ -282,15 +282,14 @@ def _features(
             "whether new images belong to it depends on all others; train again"
         )
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or old.store)
-    dataset, label_column = old.record.dataset, old.row_options.label_column
+    dataset = old.record.dataset
     before, after = (
         open_sources(
             opened,
             old.sources,
             dataset,
             version=version,
-            label_column=label_column,
-            relabel=old.decisions.relabel_again,
+            **old.row_options.reading(old.decisions.relabel_again),
         )
         for version in (old.dataset_version, dataset_version)
     )

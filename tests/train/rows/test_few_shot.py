@@ -72,7 +72,7 @@ def test_groups_stay_on_their_side() -> None:
         ({"train_size": 10, "shots": 1}, "give one of them"),
     ],
 )
-def test_bad_input(options: dict[str, int], message: str) -> None:
+def test_bad_input(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         draw_training_rows(split_manifest(manifest()), manifest(), **options)
 

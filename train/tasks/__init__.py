@@ -1,0 +1,1 @@
+"""What a head is to learn: one class an image, several labels, or numbers."""

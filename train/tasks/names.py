@@ -1,0 +1,6 @@
+"""Names of the tasks; this module imports no numpy, so that a command can list them at once."""
+
+CLASSIFICATION, MULTILABEL, REGRESSION = "classification", "multilabel", "regression"
+AUTO_TASK = "auto"
+# What --task takes; by auto the data set says which.
+TASK_NAMES = (AUTO_TASK, CLASSIFICATION, MULTILABEL, REGRESSION)
