@@ -54,6 +54,7 @@ def build(tmp_path: Path) -> Callable[..., FeatureCache]:
         dataset: str = "pets",
         decode: str = "pillow-1",
         forward: str = "",
+        extra: dict[str, list[Any]] | None = None,
     ) -> FeatureCache:
         labels = labels or [f"class {i % 3}" for i in range(N_ROWS)]
         n = len(labels)
@@ -64,7 +65,7 @@ def build(tmp_path: Path) -> Callable[..., FeatureCache]:
             labels=labels,
             splits=splits or [None] * n,
             sizes=[100 + i for i in range(n)],
-            extra={"slide": [f"slide {i // 3}" for i in range(n)]},
+            extra={"slide": [f"slide {i // 3}" for i in range(n)], **(extra or {})},
         )
         store.register(dataset, manifest)
         recipe = Recipe(

@@ -19,8 +19,17 @@ from toptune.train.passes.targets import Scaling, Targets
 from toptune.train.passes.training_rows import Cluster, TrainingRows
 from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.device_rows import DeviceRows, kept_rows_bytes
-from toptune.train.rows.folds import Folds, deal, draw_folds, folds_of_groups, ranks_of, usable_folds
+from toptune.train.rows.folds import (
+    Folds,
+    deal,
+    draw_folds,
+    draw_strata_folds,
+    folds_of_groups,
+    ranks_of,
+    usable_folds,
+)
 from toptune.train.rows.inputs import Given, fit_inputs, row_weights
+from toptune.train.tasks.multilabel import Multilabel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +110,9 @@ class FitInputs:
         scaling = Scaling.of(values) if values is not None and estimator.gives_numbers else None
         # One seed for centers and folds, so that a RandomState that is passed on is drawn from only once.
         seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
-        folds = _folds_of(checked, cv=estimator.cv, seed=seed, groups=groups)
+        folds = _folds_of(
+            checked, cv=estimator.cv, seed=seed, groups=groups, are_labels=not estimator.gives_numbers
+        )
         rows = TrainingRows(
             blocks=checked.blocks,
             codes=codes,
@@ -191,11 +202,16 @@ def _targets_of(values: npt.NDArray[np.float64] | None, scaling: Scaling | None)
     return Targets(values=scaling.standardized(values), are_labels=False)
 
 
-def _folds_of(given: Given, *, cv: int | str | None, seed: int, groups: Sequence[str] | None) -> Folds:
+def _folds_of(
+    given: Given, *, cv: int | str | None, seed: int, groups: Sequence[str] | None, are_labels: bool
+) -> Folds:
     """Draw folds that know the classes or labels; those of numbers are drawn evenly."""
     if given.values is None:
         return draw_folds(given.codes, given.classes, cv=cv, seed=seed, groups=groups)
     n = len(given.codes)
+    if are_labels:
+        rows, codes = Multilabel().strata(given.values)
+        return draw_strata_folds(rows, codes, n=n, cv=cv, seed=seed, groups=groups)
     if cv is None:
         return Folds(numbers=np.zeros(n, dtype=np.int64), count=1, is_validated=np.ones(n, dtype=np.bool_))
     if isinstance(cv, str):

@@ -201,7 +201,7 @@ def _held_out_strata(
 
 
 def _stratum(task: str) -> str:
-    """Name what a split takes an equal share of."""
+    """Name the parts of which a split takes equal shares."""
     return {MULTILABEL: "label", REGRESSION: "part of the targets' range"}.get(task, "class")
 
 
