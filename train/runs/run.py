@@ -21,12 +21,7 @@ from toptune.store.features.blocks import Blocks
 from toptune.store.files.json_records import record_from_json, record_to_json
 from toptune.store.files.json_values import read_json
 from toptune.store.files.reading import read_linked
-<<<<<<< HEAD
 from toptune.text import counted, repr_line
-=======
-from toptune.text import repr_line
-from toptune.train.answers.files import LEFT_OUT, NOVELTY
->>>>>>> 15b4cbb (A run says more than labels: sets of a stated coverage, novelty, other class frequencies, one answer a thing, classes of a tree; evaluate measures each of them)
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.decisions import Decisions
 from toptune.train.rows.groups import row_keys
@@ -278,7 +273,7 @@ class Run:
                 "images (evaluate RUN --data DATA), or classify with it (predict RUN PATH...)"
             )
         # Only what is read is compared: a damaged image of the confusion matrix must not stop a prediction.
-        record.check_files(path, record.file_names - {SUMS, SELECTION, PREDICTIONS, IMAGE, LEFT_OUT, NOVELTY})
+        record.check_files(path, record.file_names - {SUMS, SELECTION, PREDICTIONS, IMAGE})
         if record.files is None:
             logger.warning(
                 "%s was made before runs had checksums: whether its files are whole cannot be checked", path

@@ -2,11 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-<<<<<<< HEAD
 from typing import Any
-=======
-from typing import TypeAlias
->>>>>>> 15b4cbb (A run says more than labels: sets of a stated coverage, novelty, other class frequencies, one answer a thing, classes of a tree; evaluate measures each of them)
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +21,6 @@ from toptune.train.tasks.names import CLASSIFICATION
 
 Rows = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float64]
-# What looks at the classes and probabilities of some rows, and returns the probabilities that are scored.
-Look: TypeAlias = Callable[[Rows, Rows, Probabilities], Probabilities]
 
 # Memory of the probabilities of the rows that are scored at a time. Ten thousand test rows of ten thousand
 # classes would take 800 MB at once, and three times as much while they are made.
@@ -95,11 +89,6 @@ def score_together(
     forms: Sequence[AnswerForm],
     manifest: Manifest,
     labels: Mapping[int, str] | None = None,
-<<<<<<< HEAD
-=======
-    count: int = 1,
-    look: Look | None = None,
->>>>>>> 15b4cbb (A run says more than labels: sets of a stated coverage, novelty, other class frequencies, one answer a thing, classes of a tree; evaluate measures each of them)
 ) -> list[Scored]:
     """Score classifiers, one of each form, on the same labeled rows.
 
@@ -114,8 +103,6 @@ def score_together(
     manifest : Manifest
     labels : mapping of int to str, optional
         As of `score`.
-    look : callable (rows, codes, probabilities) -> probabilities, optional
-        Sees what each classifier says of some rows (b,) of the classes (b,), and returns what is scored.
 
     Returns
     -------
@@ -147,8 +134,7 @@ def score_together(
     for start in range(0, len(rows), step):
         some = slice(start, start + step)
         for of_one, probabilities in zip(parts, answer(rows[some]), strict=True):
-            seen = probabilities if look is None else look(rows[some], codes[some], probabilities)
-            of_one.append(Answers.of(codes[some], seen))
+            of_one.append(Answers.of(codes[some], probabilities))
     return [_scored(Answers.joined(of_one), rows, truth=truth, classes=classes) for of_one in parts]
 
 

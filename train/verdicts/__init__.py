@@ -1,1 +1,0 @@
-"""What a run says of images besides a label, resolved against the run, and how well that holds."""
