@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("store", "extract/sources", "train/passes"),
     ("extract/request", "train/solvers"),
-    ("extract/pipeline", "train/logistic", "train/head2toe"),
+    ("extract/pipeline", "train/logistic", "train/head2toe", "train/partial"),
     ("extract", "train/estimators"),
     ("train/regressors",),
     ("train/heads",),

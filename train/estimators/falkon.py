@@ -18,11 +18,12 @@ from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.kernels.kernels import kernel_of
 from toptune.train.kernels.maps import NystromMaps
 from toptune.train.numerics.calibration import softmax
+from toptune.train.partial.partial_fit import PartialClassifier
 from toptune.train.rows.block_reading import to_tensor
 from toptune.train.solvers.left_out_scores import left_out_scores
 
 
-class FalkonClassifier(KernelRidge, ScoredClassifier):
+class FalkonClassifier(KernelRidge, PartialClassifier, ScoredClassifier):
     """Kernel ridge classification on Nystrom centers, width and penalty cross-validated in one pass.
 
     One-hot targets y are regressed: the fit minimizes

@@ -1,7 +1,7 @@
 """`FitInputs`: rows, classes, folds and limits of a fit, checked and made from the arguments of ``fit``."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,8 @@ from toptune.machine.devices import device_of
 from toptune.machine.memory import MemoryLimits
 from toptune.machine.plans import plan_logger
 from toptune.train.estimators.arguments import Labels, RowsLike
+from toptune.train.kernels.maps import Maps
+from toptune.train.partial.running_sums import RunningProblem, RunningSums
 from toptune.train.passes.targets import Scaling, Targets
 from toptune.train.passes.training_rows import Cluster, TrainingRows
 from toptune.train.rows.block_reading import block_rows_for
@@ -135,6 +137,61 @@ class FitInputs:
             start=start,
             scaling=scaling,
             is_flat=checked.is_flat,
+        )
+
+    @classmethod
+    def of_block(cls, estimator: Any, given: Given) -> "FitInputs":
+        """Make what decides a fit of the first block of rows that come one after the other."""
+        n, device = len(given.codes), device_of(getattr(estimator, "device", None))
+        n_folds = estimator.cv or 1
+        if n_folds == 1 and estimator.cv is not None:
+            raise InputError("cv is 1; at least 2 folds are needed")
+        scaling = Scaling.of(given.values) if given.values is not None and estimator.gives_numbers else None
+        rows = TrainingRows(
+            blocks=given.blocks,
+            codes=given.codes,
+            weights=np.ones(n),
+            folds=np.arange(n) % n_folds,
+            n_classes=len(given.classes),
+            n_folds=n_folds,
+            targets=_targets_of(given.values, scaling),
+        )
+        return cls(
+            rows=rows,
+            classes=given.classes,
+            groups=None,
+            folds=Folds(numbers=rows.folds, count=n_folds, is_validated=np.ones(n, dtype=np.bool_)),
+            seed=int(check_random_state(estimator.random_state).randint(2**31 - 1)),
+            device=device,
+            limits=MemoryLimits.on(device, estimator.memory_limit_bytes or None),
+            start=time.perf_counter(),
+            scaling=scaling,
+            is_flat=given.is_flat,
+        )
+
+    def running(self, maps: Maps, sigmas: Sequence[float | None], settings: Mapping[str, str]) -> RunningSums:
+        """Return sums of no rows on these maps, for rows as these are."""
+        return RunningSums(
+            maps=maps, sigmas=sigmas, classes=self.classes, n_folds=self.rows.n_folds,
+            block_rows=self.block_rows(rank=max(maps.ranks)), device=self.device, scaling=self.scaling,
+            settings=settings, is_flat=self.is_flat,
+        )  # fmt: skip
+
+    @classmethod
+    def of_running(cls, estimator: Any, running: RunningSums, problem: RunningProblem) -> "FitInputs":
+        """Make what fitted attributes are taken from, of rows that came one after the other."""
+        rows = problem.rows
+        return cls(
+            rows=rows,
+            classes=running.classes,
+            groups=None,
+            folds=Folds(numbers=rows.folds, count=rows.n_folds, is_validated=np.ones(rows.n, dtype=np.bool_)),
+            seed=0,
+            device=running.device,
+            limits=MemoryLimits.on(running.device, estimator.memory_limit_bytes or None),
+            start=time.perf_counter(),
+            scaling=problem.scaling,
+            is_flat=running.is_flat,
         )
 
     @property

@@ -1,9 +1,11 @@
 """`FitReport` and `HeadReport`: the account of a fit, typed until the account is written as JSON."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from toptune.train.estimators.fit_inputs import FitInputs
+from toptune.train.partial.running_sums import RunningSums
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.solvers.one_pass import Solution
 from toptune.train.solvers.selection import Candidate
@@ -249,6 +251,17 @@ def report_of(
         seconds={"setup": setup_seconds, **solution.seconds},
         calibration=solution.calibration,
     )
+
+
+def partial_report(
+    solution: Solution, given: FitInputs, basis: Basis, running: RunningSums, *, solver: str
+) -> FitReport:
+    """Return the report of a fit from sums of blocks of rows that came one after the other."""
+    report = report_of(
+        solution, given.rows, basis, solver=solver, precision="float64", peak_bytes=0, plan={},
+        setup_seconds=given.seconds,
+    )  # fmt: skip
+    return replace(report, n_rows=running.n, n_validated=running.n)
 
 
 def _table_row(candidate: Candidate) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """`KernelRidge`: how Nystrom kernel ridge regression fits, be it to classes, labels or numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import ClassVar, Protocol
 
@@ -15,14 +15,17 @@ from toptune.options import check_choice
 from toptune.store.features.blocks import Blocks
 from toptune.train.estimators.arguments import RowsLike, Values
 from toptune.train.estimators.fit_inputs import FitInputs
-from toptune.train.estimators.fit_report import Basis, FitReport, report_of
+from toptune.train.estimators.fit_report import Basis, FitReport, partial_report, report_of
 from toptune.train.estimators.scored_classifier import ScoredEstimator, kernel_scores
 from toptune.train.kernels.centers import choose_centers
 from toptune.train.kernels.kernels import Linear, Radial, kernel_of, median_distance
+from toptune.train.kernels.maps import NystromMaps
 from toptune.train.kernels.names import check_kernel
+from toptune.train.partial.running_sums import RunningSums
 from toptune.train.passes.targets import in_target_unit
 from toptune.train.rows.block_reading import check_finite, to_tensor
 from toptune.train.rows.grids import check_single, grid_of
+from toptune.train.rows.inputs import Given
 from toptune.train.solvers.device_rates import DEFAULT_SHARE, float32_share
 from toptune.train.solvers.falkon_lib import check_library
 from toptune.train.solvers.kernel_fit import FitProblem, fit_kernel
@@ -136,6 +139,37 @@ class KernelRidge(ScoredEstimator):
             setup_seconds=setup_seconds,
         )
         return fitted.selection.left_out
+
+    def _begin_partial(self, first: Given, settings: Mapping[str, str]) -> RunningSums:
+        given = FitInputs.of_block(self, first)
+        self._partial_center_rows, values = self._centers(given)
+        choice = choose_solver(
+            "direct",
+            sizes_of(self, given, len(values), n_penalties=len(RELATIVE_PENALTIES), is_exact=True),
+        )
+        plan_logger.debug("%s", choice)
+        centers = to_tensor(values, dtype=torch.float64, device=given.device)
+        kernels = kernels_of(self, centers)
+        return given.running(NystromMaps.on(kernels, centers), [kernel.sigma for kernel in kernels], settings)
+
+    def _fit_partial(self, running: RunningSums) -> None:
+        solution, given = self._solve_partial(running, grid_of(self.penalty, "penalty"), self.selection)
+        maps = running.maps
+        assert isinstance(maps, NystromMaps)
+        whitening = maps.whitenings[solution.map_index]
+        kept, dual = maps.coefficients(solution.map_index, solution.beta[:-1])
+        self.centers_ = kept.cpu().numpy()
+        rows = self._partial_center_rows
+        self.center_indices_ = None if rows is None else rows[whitening.kept]
+        self.sums_ = SavedSums.of(solution.sums, maps.factors[solution.map_index])
+        self._take_fit(solution, given, dual, solution.beta[-1])
+        basis = Basis(
+            n_centers=len(maps.centers),
+            rank=whitening.rank,
+            n_dropped=whitening.n_dropped,
+            smallest_pivot=whitening.smallest_pivot,
+        )
+        self.report_ = partial_report(solution, given, basis, running, solver="nystrom")
 
     def _take_fit(self, found: Solution, given: FitInputs, dual: Tensor, intercept: Tensor) -> None:
         """Set what scores rows, in the unit of the targets."""

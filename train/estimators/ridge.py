@@ -3,7 +3,7 @@
 `LinearRidge` is how the fit is made, be it to classes, labels or numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -11,15 +11,18 @@ import numpy.typing as npt
 
 from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike
 from toptune.train.estimators.fit_inputs import FitInputs
-from toptune.train.estimators.fit_report import Basis, FitReport, report_of
+from toptune.train.estimators.fit_report import Basis, FitReport, partial_report, report_of
 from toptune.train.estimators.scored_classifier import ScoredClassifier, ScoredEstimator
 from toptune.train.kernels.linear_maps import linear_coefficients, linear_maps, linear_scores
-from toptune.train.kernels.maps import NystromMaps
+from toptune.train.kernels.maps import IdentityMap, NystromMaps
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
+from toptune.train.partial.partial_fit import PartialClassifier
+from toptune.train.partial.running_sums import RunningSums
 from toptune.train.passes.peak_memory import host_peak_bytes, one_pass_peak_bytes
 from toptune.train.passes.targets import in_target_unit
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.grids import check_single, grid_of
+from toptune.train.rows.inputs import Given
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES, held_fits, solve
 from toptune.train.solvers.saved_sums import SavedSums
 from toptune.train.solvers.selection import check_selection
@@ -123,12 +126,37 @@ class LinearRidge(ScoredEstimator):
         )
         return given.planned_rows(peak_bytes, name="ridge")
 
+    def _begin_partial(self, first: Given, settings: Mapping[str, str]) -> RunningSums:
+        given = FitInputs.of_block(self, first)
+        d = first.blocks.shape[1]
+        n_penalties, n_folds = len(RELATIVE_PENALTIES), given.rows.n_folds
+        given.check_memory(
+            one_pass_peak_bytes(
+                n=2 * CALIBRATION_ROWS, d=d, rank=d, n_maps=1, n_classes=given.rows.n_classes,
+                n_folds=n_folds, block_rows=given.block_rows(rank=d), n_finalists=3,
+                n_fits=held_fits(rank=d, n_penalties=n_penalties, n_folds=n_folds),
+                n_calibration=CALIBRATION_ROWS,
+            ),
+            what=f"ridge on blocks of {d} features",
+            instead="take fewer layers, or raise memory_limit_bytes",
+        )  # fmt: skip
+        return given.running(IdentityMap(d), [None], settings)
+
+    def _fit_partial(self, running: RunningSums) -> None:
+        solution, given = self._solve_partial(running, grid_of(self.penalty, "penalty"), self.selection)
+        coefficients, self.intercept_ = in_target_unit(solution.beta[:-1], solution.beta[-1], given.scaling)
+        self.coef_ = np.ascontiguousarray(coefficients.T)
+        self.sums_ = SavedSums.of(solution.sums)
+        self.penalty_ = solution.chosen.penalty
+        basis = Basis(n_centers=0, rank=running.maps.ranks[0], smallest_pivot=1.0)
+        self.report_ = partial_report(solution, given, basis, running, solver="primal")
+
     def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         return linear_scores(self, X)
 
 
-class StreamingRidgeClassifier(LinearRidge, ScoredClassifier):
+class StreamingRidgeClassifier(LinearRidge, PartialClassifier, ScoredClassifier):
     """Ridge regression of one-hot targets on the features, the penalty cross-validated in one pass.
 
     The fit minimizes ``(1/n) sum_i w_i |y_i - W^T x_i - b|^2 + penalty |W|^2`` over W and an intercept b that

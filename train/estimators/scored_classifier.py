@@ -25,11 +25,13 @@ from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.kernels.kernels import ReferenceRows, kernel_of
 from toptune.train.numerics.calibration import softmax
 from toptune.train.numerics.sigmoids import Sigmoids
+from toptune.train.partial.running_sums import RunningSums
 from toptune.train.passes.dask_passes import open_cluster
 from toptune.train.passes.training_rows import LeftOutScores
 from toptune.train.rows.block_reading import block_rows_for, read_ahead, to_tensor
 from toptune.train.rows.inputs import predict_inputs
-from toptune.train.solvers.one_pass import Solution
+from toptune.train.solvers.one_pass import Solution, solve
+from toptune.train.solvers.single_fit import solve_once
 
 FIT_KNOBS = (
     "free memory there, lower --memory-limit (memory_limit_bytes) so that less is planned, take fewer "
@@ -91,6 +93,8 @@ class ScoredEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         start = time.perf_counter()
         self._check()
         _HELD.pop(self, None)
+        # Sums of blocks that came before have no part in this fit.
+        self.__dict__.pop("_running", None)
         explained = explained_out_of_memory(
             f"fitting {type(self).__name__}", device=getattr(self, "device", None), knobs=FIT_KNOBS
         )
@@ -102,14 +106,46 @@ class ScoredEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         told = dict.fromkeys([*given.folds.notes, *self.report_.warnings])
         self.report_ = replace(self.report_, warnings=list(told))
         self._take_classes(given)
+        self._take_left_out(given, left_out, given.rows.calibration_rows())
+        return self
+
+    def _take_left_out(
+        self, given: FitInputs, left_out: npt.NDArray[np.floating] | None, rows: npt.NDArray[np.int64]
+    ) -> None:
+        """Set ``left_out_scores_`` of these rows, in the unit of the targets."""
         self.left_out_scores_ = None
         if left_out is not None:
-            # Scores of a regressor are in the unit of the targets, left-out ones too.
             left_out = left_out if given.scaling is None else given.scaling.restored(left_out)
-            self.left_out_scores_ = LeftOutScores(
-                rows=given.rows.calibration_rows(), scores=np.asarray(left_out, np.float32)
+            self.left_out_scores_ = LeftOutScores(rows=rows, scores=np.asarray(left_out, np.float32))
+
+    def _solve_partial(
+        self, running: RunningSums, penalties: Sequence[float] | None, rule: str
+    ) -> tuple[Solution, FitInputs]:
+        """Fit from sums of blocks that came one after the other, and set what no basis decides."""
+        problem = running.problem()
+        given = FitInputs.of_running(self, running, problem)
+        common: dict[str, Any] = {"block_rows": running.block_rows, "device": running.device}
+        cv = self.get_params()["cv"]
+        if cv is None:
+            penalty = (penalties or [0.0])[0]
+            solution = solve_once(
+                problem.rows,
+                running.maps,
+                running.sigmas[0],
+                penalty=penalty,
+                taken=problem.sums[0],
+                **common,
             )
-        return self
+        else:
+            solution = solve(
+                problem.rows, running.maps, running.sigmas, penalties=penalties, selection=rule,
+                taken=problem.sums, **common,
+            )  # fmt: skip
+        _HELD.pop(self, None)
+        self._take_classes(given)
+        self._take_calibration(solution, given)
+        self._take_left_out(given, solution.left_out, problem.numbers[problem.rows.calibration_rows()])
+        return solution, given
 
     def _take_classes(self, given: FitInputs) -> None:
         """Set ``classes_``, or what a regressor has in its place."""

@@ -64,6 +64,12 @@ class Scaling:
         is_constant = scale <= 1e-12 * np.maximum(np.abs(mean), 1e-300)
         return cls(mean=mean, scale=np.where(is_constant, 1.0, scale))
 
+    def then(self, mean: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]) -> "Scaling":
+        """Return the scaling by this one and a further mean and standard deviation (n_targets,) after it."""
+        # As of `of`: the deviation of equal numbers may be rounding in place of 0.
+        is_constant = scale <= 1e-8 * np.maximum(np.abs(mean), 1.0)
+        return Scaling(mean=self.restored(mean), scale=self.scale * np.where(is_constant, 1.0, scale))
+
     def standardized(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return targets (n, n_targets) as they are fitted."""
         found: npt.NDArray[np.float64] = (values - self.mean) / self.scale

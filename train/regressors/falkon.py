@@ -6,10 +6,11 @@ import numpy.typing as npt
 
 from toptune.train.estimators.arguments import RandomState
 from toptune.train.estimators.kernel_ridge import KernelRidge
+from toptune.train.partial.partial_fit import PartialRegressor
 from toptune.train.regressors.scored_regressor import ScoredRegressor
 
 
-class FalkonRegressor(KernelRidge, ScoredRegressor):
+class FalkonRegressor(KernelRidge, PartialRegressor, ScoredRegressor):
     """Kernel ridge regression on Nystrom centers, width and penalty cross-validated in one pass.
 
     The fit minimizes ``(1/n) sum_i |y_i - f(x_i) - b|^2 + penalty |f|^2`` over f in the span of the centers'

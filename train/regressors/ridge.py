@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from toptune.train.estimators.arguments import RandomState
 from toptune.train.estimators.ridge import LinearRidge
+from toptune.train.partial.partial_fit import PartialRegressor
 from toptune.train.regressors.scored_regressor import ScoredRegressor
 
 
-class RidgeRegressor(LinearRidge, ScoredRegressor):
+class RidgeRegressor(LinearRidge, PartialRegressor, ScoredRegressor):
     """Ridge regression of numbers on the features, the penalty cross-validated in one pass.
 
     The fit minimizes ``(1/n) sum_i |y_i - W^T x_i - b|^2 + penalty |W|^2`` over W and an intercept b that is

@@ -89,6 +89,72 @@ def fit_inputs(estimator: BaseEstimator, X: object, y: object, *, are_numbers: b
             f"Found input variables with inconsistent numbers of samples: y has {len(found)} {what} for "
             f"{blocks.shape[0]} rows; give one a row"
         )
+    return _checked(blocks, found, are_numbers=are_numbers)
+
+
+def block_inputs(
+    estimator: BaseEstimator,
+    X: object,
+    y: object,
+    *,
+    classes: npt.NDArray[np.generic] | None,
+    are_numbers: bool,
+    is_first: bool,
+) -> Given:
+    """Validate the arguments of ``partial_fit``, as `fit_inputs` does those of ``fit``.
+
+    Parameters
+    ----------
+    estimator, X, y, are_numbers
+        As of `fit_inputs`.
+    classes : ndarray, shape (n_classes,), or None
+        All classes there are, sorted, of which a block need not have every one; None for labels and numbers.
+    is_first : bool
+        Whether no block came before, whose number of columns this one must have.
+
+    Raises
+    ------
+    InputError
+        As `fit_inputs`; for another number of columns or labels than before; for unknown classes.
+    """
+    if y is None:
+        raise InputError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
+    blocks: Blocks
+    if not is_first:
+        blocks = predict_inputs(estimator, X)
+    elif is_blocks(X):
+        blocks = X
+        estimator.n_features_in_ = blocks.shape[1]
+    else:
+        blocks = ArrayBlocks(
+            validate_data(estimator, X, dtype=[np.float64, np.float32], ensure_all_finite=False)
+        )
+    targets: Any = y
+    found = np.asarray(targets.toarray() if issparse(y) else targets)
+    if found.ndim == 0 or len(found) != blocks.shape[0]:
+        raise InputError(
+            f"y has {len(found) if found.ndim else 'no'} targets for {blocks.shape[0]} rows; give one a row"
+        )
+    if classes is None:
+        given = _checked(blocks, found, are_numbers=are_numbers)
+        if not are_numbers and given.values is not None and np.isnan(given.values).any():
+            raise InputError(
+                "some labels are unknown (NaN), whose rows partial_fit cannot leave out; give all rows to fit"
+            )
+        return given
+    labels = column_or_1d(found, warn=True)
+    assert_all_finite(labels, input_name="y")
+    is_known = np.isin(labels, classes)
+    if not is_known.all():
+        strange = np.unique(labels[~is_known]).tolist()
+        raise InputError(
+            f"classes of which partial_fit was not told at its first call: {named(strange, most=_SHOWN)}; "
+            "name every class there with classes="
+        )
+    return Given(blocks=blocks, classes=classes, codes=np.searchsorted(classes, labels).astype(np.int64))
+
+
+def _checked(blocks: Blocks, found: npt.NDArray[np.generic], *, are_numbers: bool) -> Given:
     if are_numbers:
         return _with_values(blocks, _numbers(found), is_flat=found.ndim == 1)
     if found.ndim == 2 and found.shape[1] > 1:

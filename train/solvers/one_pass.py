@@ -104,11 +104,14 @@ class _Problem:
     block_rows: int
     device: torch.device
     progress: Callable[[int], None] | None
+    taken: Sequence[FoldSums] | None = None
 
     def accumulate(
         self, indices: list[int], *, keep_raw: bool = False, seconds: dict[str, float] | None = None
     ) -> list[FoldSums]:
-        """Take the sums of some of the maps in one pass over the rows."""
+        """Take the sums of some of the maps in one pass over the rows, unless they are taken already."""
+        if self.taken is not None:
+            return [self.taken[index] for index in indices]
         return accumulate(
             self.rows,
             self.maps,
@@ -163,6 +166,7 @@ def solve(
     device: torch.device,
     selection: str = "accuracy",
     progress: Callable[[int], None] | None = None,
+    taken: Sequence[FoldSums] | None = None,
 ) -> Solution:
     """Choose map and penalty by cross-validation, then fit to all rows.
 
@@ -187,6 +191,8 @@ def solve(
         Rule of the choice among finalists; see `choose_candidate`.
     progress : callable, optional
         Called with the number of rows read so far.
+    taken : sequence of FoldSums, optional
+        Sums of each map that were taken already, over more rows than `rows`, which then are a sample.
 
     Raises
     ------
@@ -196,7 +202,7 @@ def solve(
     clock = time.perf_counter()
     problem = _Problem(
         rows=rows, maps=maps, sigmas=sigmas, penalties=penalties, block_rows=block_rows, device=device,
-        progress=progress,
+        progress=progress, taken=taken,
     )  # fmt: skip
     found = _compare_by_sums(problem)
     _score_finalists(problem, found)
@@ -217,6 +223,8 @@ def _compare_by_sums(problem: _Problem) -> _Comparison:
     found, phases = _Comparison(), dict[str, float]()
     # All sums are kept if they fit into memory; otherwise the sums of the chosen map are taken once more.
     groups = _groups(problem.rows, problem.maps, problem.device)
+    if problem.taken is not None:
+        groups = [list(range(len(problem.taken)))]
     pass_seconds = path_seconds = 0.0
     bound = math.inf
     for group in groups:

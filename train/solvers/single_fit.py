@@ -95,6 +95,7 @@ def solve_once(
     block_rows: int,
     device: torch.device,
     progress: Callable[[int], None] | None = None,
+    taken: FoldSums | None = None,
 ) -> Solution:
     """Fit the only map of `maps` to all rows, in one pass.
 
@@ -112,6 +113,8 @@ def solve_once(
         Device of the sums.
     progress : callable, optional
         Called with the number of rows read so far.
+    taken : FoldSums, optional
+        Sums that were taken already, over more rows than `rows`, which then are a sample.
 
     Raises
     ------
@@ -120,16 +123,10 @@ def solve_once(
     """
     start = time.perf_counter()
     phases: dict[str, float] = {}
-    (sums,) = accumulate(
-        rows,
-        maps,
-        [0],
-        block_rows=block_rows,
-        device=device,
-        keep_raw=True,
-        seconds=phases,
+    (sums,) = [taken] if taken is not None else accumulate(
+        rows, maps, [0], block_rows=block_rows, device=device, keep_raw=True, seconds=phases,
         progress=progress,
-    )
+    )  # fmt: skip
     seconds = {"pass": time.perf_counter() - start}
     start = time.perf_counter()
     # With nothing left out all rows are one fold.
@@ -148,6 +145,7 @@ def solve_once(
         # The system is n times the second moments, and leverages are made from the factor of the moments.
         factor=factor.div_(system.weight**0.5),
         is_basis=sums.factor is not None,
+        weight=system.weight,
     )
     beta = sums.of_features(beta)
     seconds["fit"] = time.perf_counter() - start
@@ -231,6 +229,7 @@ def leave_one_out(
     mean: Tensor,
     factor: Tensor,
     is_basis: bool = False,
+    weight: float | None = None,
 ) -> LeftOneOut:
     """Score a sample of rows by fits without each of them, all from one fit to all rows.
 
@@ -249,6 +248,8 @@ def leave_one_out(
     is_basis : bool
         Whether `beta`, `mean` and `factor` belong to the map's basis in place of the features; leverages are
         the same for both.
+    weight : float, optional
+        Weight of all rows that were fitted to; by default that of `rows`.
     """
     sample = np.unique(np.linspace(0, rows.n - 1, min(rows.n, SAMPLE_ROWS)).astype(np.int64))
     values = rows.blocks.take(sample)
@@ -264,7 +265,7 @@ def leave_one_out(
         lengths.append(half.square_().sum(dim=0))
     fitted = torch.cat(fits)
     weights = torch.from_numpy(rows.weights[sample]).to(beta.device)
-    leverage = weights / float(rows.weights.sum()) * (1 + torch.cat(lengths))
+    leverage = weights / (weight or float(rows.weights.sum())) * (1 + torch.cat(lengths))
     targets = rows.targets_of(sample).to(beta.device)
     is_decided = 1 - leverage > _UNDECIDED
     is_only = torch.from_numpy(_are_only(rows)[sample]).to(beta.device)

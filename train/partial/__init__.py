@@ -1,0 +1,1 @@
+"""Fits to blocks of rows as they come, from sums that only grow."""
