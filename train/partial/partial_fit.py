@@ -1,5 +1,6 @@
 """``partial_fit`` of the ridge and FALKON estimators: blocks of rows come one after the other."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
@@ -15,6 +16,10 @@ from toptune.train.rows.inputs import Given, block_inputs, row_weights
 
 # Parameters that may change from block to block, because the sums do not depend on them.
 _FREE = frozenset({"penalty", "selection", "memory_limit_bytes"})
+
+
+class PartialFitBeginsWarning(UserWarning):
+    """Rows of an earlier fit have no part in what `partial_fit` fits."""
 
 
 class PartialFit(ABC):
@@ -44,11 +49,12 @@ class PartialFit(ABC):
         settings = self._settings()
         running = self._running
         if running is None and hasattr(self, "intercept_"):
-            raise InputError(
+            # scikit-learn's estimators take blocks after fit, too.
+            warnings.warn(
                 f"this {type(self).__name__} was fitted by fit, or read from a file, and holds no sums of "
-                "single "
-                "widths and folds to which rows could be added; begin with partial_fit on a clone, or update "
-                "the run that holds the head"
+                "single widths and folds to which rows could be added: partial_fit begins anew, without these rows",
+                PartialFitBeginsWarning,
+                stacklevel=3,
             )
         if running is not None:
             self._refuse_changes(running, settings)
@@ -97,8 +103,7 @@ class PartialFit(ABC):
         if changed:
             raise InputError(
                 f"changed since the first block: {', '.join(changed)}; the sums of the blocks before are "
-                "not of "
-                "these parameters: set them back, or begin anew on a clone"
+                "not of these parameters: set them back, or begin anew on a clone"
             )
 
     def _known_classes(
@@ -134,8 +139,8 @@ class PartialRegressor(PartialFit):
         Raises
         ------
         InputError
-            For rows or targets that are not finite, other columns or parameters than in the blocks before, or
-            an estimator that was fitted by `fit`. The sums then are those of the blocks before.
+            For rows or targets that are not finite, other columns or parameters than in the blocks before.
+            The sums then are those of the blocks before.
         """
         return self._add_block(X, y, None, solve=solve)
 
@@ -176,8 +181,7 @@ class PartialClassifier(PartialFit):
         ------
         InputError
             For rows that are not finite, classes that were not named, other columns or parameters than in the
-            blocks before, or an estimator that was fitted by `fit`. The sums then are those of the blocks
-            before.
+            blocks before. The sums then are those of the blocks before.
         """
         return self._add_block(X, y, classes, solve=solve)
 
@@ -199,10 +203,11 @@ class PartialClassifier(PartialFit):
             if found is not None and not np.array_equal(found, np.arange(shape[1])):
                 raise InputError(
                     f"classes are {found.tolist()}, and y is a matrix of {shape[1]} labels, which are "
-                    "known by "
-                    "their columns; leave classes= out"
+                    "known by their columns; leave classes= out"
                 )
             return None
+        if found is None and hasattr(self, "classes_"):
+            return np.asarray(self.classes_)
         if found is None:
             raise InputError(
                 "classes must be passed on the first call to partial_fit: all classes that may come, "

@@ -238,7 +238,8 @@ class _Part:
 def _is_sampled(numbers: Numbers, stride: int) -> npt.NDArray[np.bool_]:
     # Numbers are scattered first: every other row would be of the same folds if these are even in number.
     scattered = (numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
-    return scattered % np.uint64(stride) == 0
+    is_sampled: npt.NDArray[np.bool_] = scattered % np.uint64(stride) == 0
+    return is_sampled
 
 
 def _taken(blocks: Blocks, at: Numbers) -> npt.NDArray[np.number]:

@@ -44,6 +44,7 @@ ESTIMATORS = [
 
 @parametrize_with_checks(ESTIMATORS)  # type: ignore[untyped-decorator]
 @pytest.mark.filterwarnings("ignore::toptune.train.rows.folds.FoldsReducedWarning")
+@pytest.mark.filterwarnings("ignore::toptune.train.partial.partial_fit.PartialFitBeginsWarning")
 def test_keeps_to_scikit_learns_conventions(estimator: Any, check: Any) -> None:
     check(estimator)
 

@@ -11,6 +11,7 @@ from sklearn.datasets import load_diabetes, load_iris, make_multilabel_classific
 from toptune.errors import InputError
 from toptune.store import ArrayBlocks
 from toptune.train import FalkonClassifier, FalkonRegressor, RidgeRegressor, StreamingRidgeClassifier
+from toptune.train.partial.partial_fit import PartialFitBeginsWarning
 
 X, y = load_iris(return_X_y=True)
 ORDER = np.random.default_rng(0).permutation(len(X))
@@ -133,7 +134,6 @@ def test_what_no_block_can_change_is_refused() -> None:
         (StreamingRidgeClassifier(dask="local:2"), y, [0, 1, 2], "dask is 'local:2'"),
         (FalkonClassifier(solver="falkon"), y, [0, 1, 2], "solver is 'falkon'"),
         (StreamingRidgeClassifier(), np.where(LABELS, np.nan, LABELS), None, "some labels are unknown"),
-        (StreamingRidgeClassifier().fit(X, y), y, [0, 1, 2], "was fitted by fit, or read from a file"),
     ],
 )
 def test_a_first_block_that_cannot_begin_is_refused(
@@ -141,6 +141,13 @@ def test_a_first_block_that_cannot_begin_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=told):
         estimator.partial_fit(X, targets, classes)
+
+
+def test_blocks_after_a_fit_begin_anew_and_say_so() -> None:
+    head = StreamingRidgeClassifier(random_state=0).fit(X, y)
+    with pytest.warns(PartialFitBeginsWarning, match="partial_fit begins anew"):
+        head.partial_fit(X[:60], y[:60])
+    assert head.report_.n_rows == 60
 
 
 def test_another_fit_forgets_the_blocks() -> None:
