@@ -52,7 +52,8 @@ class PartialFit(ABC):
             # scikit-learn's estimators take blocks after fit, too.
             warnings.warn(
                 f"this {type(self).__name__} was fitted by fit, or read from a file, and holds no sums of "
-                "single widths and folds to which rows could be added: partial_fit begins anew, without these rows",
+                "single widths and folds to which rows could be added: partial_fit begins anew, without the "
+                "rows of that fit",
                 PartialFitBeginsWarning,
                 stacklevel=3,
             )
