@@ -15,9 +15,12 @@ from typing import NoReturn
 
 import click
 
+from toptune.codes import code_of, with_code, without_code
 from toptune.commands import COMMANDS
 from toptune.commands.options.help import Group
+from toptune.commands.options.ignoring import Ignored
 from toptune.commands.options.printing import echo
+from toptune.errors import ToptuneError
 from toptune.machine.devices import device_logger
 from toptune.store.datasets.outside_text import ESCAPES, escaped
 
@@ -97,31 +100,38 @@ RESUMING = {"advise", "extract", "finetune", "import", "copy", "compare", "study
 
 def run(arguments: list[str]) -> int:
     """Carry out one command; return its exit code."""
-    chosen = _ChosenDevice(as_json="--json-logs" in arguments)
+    chosen, ignored = _ChosenDevice(as_json="--json-logs" in arguments), Ignored()
     device_logger.addHandler(chosen)
     before = device_logger.level
     device_logger.setLevel(logging.INFO)
+    handlers = [each for each in (logging.lastResort, *logging.getLogger().handlers) if each is not None]
+    for handler in handlers:
+        handler.addFilter(ignored)
     try:
-        toptune.main(arguments, prog_name="toptune", standalone_mode=False)
+        toptune.main(arguments, prog_name="toptune", standalone_mode=False, obj=ignored)
     except click.ClickException as error:
         error.show()
-        return say_in_json(error.format_message(), error.exit_code, arguments)
+        message = error.format_message()
+        return say_in_json(without_code(message), error.exit_code, arguments, code=code_of(message))
     except (KeyboardInterrupt, click.Abort):
         resumes = "; the same command resumes" if RESUMING & {*arguments[:3]} else ""
         return fail(f"stopped{resumes}", 3, arguments)
     except Exception as error:
         if "--debug" in arguments:
             raise
-        return fail(*explain(error), arguments)
+        return fail(*explain(error), arguments, code=error.code if isinstance(error, ToptuneError) else None)
     finally:
         device_logger.removeHandler(chosen)
         device_logger.setLevel(before)
+        for handler in handlers:
+            handler.removeFilter(ignored)
+        if said := ignored.sentence():
+            click.echo(said, err=True)
     return 0
 
 
 def explain(error: Exception) -> tuple[str, int]:
     """Give the message and the exit code of a failure."""
-    from toptune.errors import ToptuneError
     from toptune.machine.device_memory import full_memory, is_out_of_memory
     from toptune.store.files.system_errors import told
 
@@ -151,17 +161,18 @@ def explain(error: Exception) -> tuple[str, int]:
     )
 
 
-def fail(message: str, code: int, arguments: list[str]) -> int:
+def fail(message: str, exit_code: int, arguments: list[str], *, code: str | None = None) -> int:
     """Say what went wrong, on standard error and, with ``--json``, as the one JSON object."""
-    echo(f"error: {message}", err=True)
-    return say_in_json(message, code, arguments)
+    echo(f"error: {with_code(message, code) if code else message}", err=True)
+    return say_in_json(message, exit_code, arguments, code=code)
 
 
-def say_in_json(message: str, code: int, arguments: list[str]) -> int:
+def say_in_json(message: str, exit_code: int, arguments: list[str], *, code: str | None = None) -> int:
     """Print an error as the one JSON object, if that was asked for; return its exit code."""
     if "--json" in arguments:
-        click.echo(json.dumps({"error": escaped(message), "exit_code": code}))
-    return code
+        told = {"error": escaped(message), "exit_code": exit_code} | ({"code": code} if code else {})
+        click.echo(json.dumps(told))
+    return exit_code
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from toptune.commands.runs.training import train
 
 # Jobs decide some options of extract themselves. Others must not stand in an array: --overwrite would let
 # each task remove what the others have stored, and --dask shares out the units a second time.
-NOT_IN_JOBS = ("shard", "time_limit", "grace", "json_logs", "is_profiled", "dry_run", "overwrite", "dask")
+NOT_IN_JOBS = (
+    "shard", "time_limit", "grace", "json_logs", "is_profiled", "dry_run", "overwrite", "dask", "ignore",
+)  # fmt: skip
 
 
 @click.command("slurm", cls=Command)

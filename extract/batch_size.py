@@ -62,7 +62,7 @@ def default_batch_size(backbone: Backbone, arrays: Sequence[TapArray]) -> int:
     size = min(most, 1 << max(0, int(max(1, room // an_image)).bit_length() - 1))
     told = logger.warning if size < most else logger.info
     told(
-        "%s: batches of %d, because an image takes %s of the %s of %s; --batch-size changes that",
+        "%s: batches of %d, because an image takes %s of the %s of %s; --batch-size changes that [TT113]",
         backbone.given,
         size,
         shown_bytes(an_image),

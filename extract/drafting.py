@@ -89,7 +89,7 @@ def load_for(request: ExtractRequest) -> Backbone:
         logger.info("decode fast is exact for %s, because torch does not have its resizing", backbone.name)
     if (backbone.recipe.precision, backbone.device.type) == ("fp16", "cpu"):
         logger.warning(
-            "%s: precision fp16 takes several times as long as fp32 on a CPU; it is meant for GPUs",
+            "%s: precision fp16 takes several times as long as fp32 on a CPU; it is meant for GPUs [TT101]",
             request.name.given,
         )
     if request.existing is None:
@@ -176,7 +176,7 @@ def _look_around(request: ExtractRequest, backbone: Backbone, before: Sequence[D
     if excess := find_drawn_excess(look.drawn, backbone.recipe.arithmetic):
         logger.warning(
             "%s: precision auto takes fp32: %s; --precision %s takes %s all the same, and is refused "
-            "where it moves a sample of the images by more than %g",
+            "where it moves a sample of the images by more than %g [TT102]",
             request.name.given,
             excess,
             *[backbone.recipe.precision] * 2,
@@ -191,7 +191,7 @@ def _look_around(request: ExtractRequest, backbone: Backbone, before: Sequence[D
     if not is_chosen or not all(np.isfinite(each.relative_error) for each in look.deviations.values()):
         refuse_deviations(look.deviations, arithmetic, route, model=request.name.given)
     if large := find_large(look.deviations, arithmetic, route):
-        logger.warning("%s: %s", request.name.given, large)
+        logger.warning("%s: %s [TT103]", request.name.given, large)
     return look
 
 
@@ -282,7 +282,7 @@ def _arrays(request: ExtractRequest, backbone: Backbone, before: Sequence[Draft]
     if absent and not before:
         logger.warning(
             "%s: the features of %s were begun with %s, and stay so; --layers %s, the default of new "
-            "features, adds %s",
+            "features, adds %s [TT104]",
             request.name.given,
             request.dataset,
             named(sorted(begun), most=3),
@@ -352,7 +352,9 @@ def _stored_type(
     if FLOAT16_MIN <= peak <= FLOAT16_MAX:
         return "float16"
     given = request.name.given
-    logger.warning("%s: %s is stored as float32: its largest sampled value is %.3g", given, name, peak)
+    logger.warning(
+        "%s: %s is stored as float32: its largest sampled value is %.3g [TT105]", given, name, peak
+    )
     return "float32"
 
 

@@ -180,7 +180,10 @@ def _remarks(request: ExtractRequest, contents: ManifestContents) -> tuple[Remar
         else "training needs class folders, or a table of the images with a column label"
     )
     more = Remarks()
-    more.add("image", UNLABELED, None, count=request.manifest.n_rows, advice=advice, is_left_out=False)
+    more.add(
+        "image", UNLABELED, None,
+        code="TT012", count=request.manifest.n_rows, advice=advice, is_left_out=False,
+    )  # fmt: skip
     return (*remarks, *more)
 
 

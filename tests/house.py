@@ -14,7 +14,7 @@ HOUSES = ("commands", "costs", "extract", "machine", "store", "train", "workflow
 # A module may import its own room and rooms of lower floors, and nothing else. A room is a folder, or a file
 # at the root.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "text"),
+    ("errors", "text", "codes"),
     ("options",),
     ("machine", "costs", "store/files", "train/numerics"),
     ("store/arrays", "store/datasets"),

@@ -139,6 +139,7 @@ def import_files(
     for name in found.keys() - chosen.keys() - used:
         remarks.add(
             "array", "neither features nor named by an option", f"{name} {tuple(found[name].shape)}",
+            code="TT021",
             advice="--ids, --labels and --splits take arrays by name, --arrays takes matrices",
         )  # fmt: skip
     say_remarks(remarks, dataset)
@@ -244,10 +245,12 @@ def _matched(
     of_features = {*ids}
     for name in rows:
         if name not in of_features:
-            remarks.add("row", f"of {where} with ids that no features have", name)
+            remarks.add("row", f"of {where} with ids that no features have", name, code="TT021")
     for name in map(str, ids):
         if name not in rows:
-            remarks.add("id", f"of the features without a row in {where}", name, is_left_out=False)
+            remarks.add(
+                "id", f"of the features without a row in {where}", name, code="TT021", is_left_out=False
+            )
     order = [rows.get(str(name)) for name in ids]
     return {
         column: [None if row is None else values[row] for row in order]
@@ -265,9 +268,9 @@ def _table_columns(table: str, remarks: Remarks) -> dict[str, list[str | None]]:
         raise InputError(f"{table} has columns {', '.join(given)}; id, label or split are needed")
     for own, name in taken.items():
         if own != name:
-            remarks.add("column", f"of {table}, taken for the {own}", name, is_left_out=False)
+            remarks.add("column", f"of {table}, taken for the {own}", name, code="TT010", is_left_out=False)
     for name in [name for name in given if name not in taken.values()]:
-        remarks.add("column", f"of {table}, none of {', '.join(COLUMNS)}", name)
+        remarks.add("column", f"of {table}, none of {', '.join(COLUMNS)}", name, code="TT011")
     return {own: _texts(own, given[name]) for own, name in taken.items()}
 
 
@@ -295,7 +298,9 @@ def _open(path: Path, held_bytes: int, remarks: Remarks) -> dict[str, Matrix]:
         opened = open_arrays(path, held_bytes=held_bytes)
         if path.suffix.lower() == ".parquet":
             for name in [name for name in all_columns(path) if name not in opened]:
-                remarks.add("column", f"of {path.name}, neither lists of numbers nor text", name)
+                remarks.add(
+                    "column", f"of {path.name}, neither lists of numbers nor text", name, code="TT011"
+                )
         return opened
     if not path.is_file():
         raise InputError(f"{path} is no file on this machine; check the path")
@@ -325,7 +330,10 @@ def _open(path: Path, held_bytes: int, remarks: Remarks) -> dict[str, Matrix]:
     for name, value in values.items():
         if found[str(name)] is None:
             remarks.add(
-                "value", f"of {path.name}, no tensor and no list of names", f"{name}: {type(value).__name__}"
+                "value",
+                f"of {path.name}, no tensor and no list of names",
+                f"{name}: {type(value).__name__}",
+                code="TT021",
             )
     for name, array in found.items():
         # An expanded tensor is larger in memory than in the file.

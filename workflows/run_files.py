@@ -50,11 +50,12 @@ class RunCheck:
 
     def __str__(self) -> str:
         lines = [f"damaged: {Path(self.run) / name} {fault}" for name, fault in self.faults.items()]
-        lines += [f"note: {name} is none of the run's files" for name in self.strange]
+        lines += [f"note: {name} is none of the run's files [TT502]" for name in self.strange]
         if not self.has_checksums:
             lines.append(
                 "note: the run was made before runs had checksums: its files could be opened, and whether "
-                "their numbers are those that were written cannot be checked; train again to have checksums"
+                "their numbers are those that were written cannot be checked; train again to have checksums "
+                "[TT501]"
             )
         elif self.faults:
             lines.append("copy the run again from where it was made, or train again")

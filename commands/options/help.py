@@ -7,6 +7,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from toptune.codes import with_code
+from toptune.commands.options.ignoring import ignore_option
 from toptune.errors import ToptuneError
 from toptune.options import choices
 
@@ -33,7 +35,7 @@ HEADINGS: Mapping[str, str] = {
     "Slurm": "jobs time mem partition cpus gpus sbatch images-per-second train train-time no-train submit",
     "Output": (
         "out format top dtype head-dtype normalize check tolerance probabilities spreadsheet-safe title json "
-        "json-logs verbose dry-run"
+        "json-logs verbose ignore dry-run"
     ),
     "Removal": "older-than keep move yes",
     "Performance": (
@@ -65,7 +67,14 @@ class Choice(click.Choice[str]):
 
 
 class GivenOnce(click.Command):
-    """A command that refuses an option given twice, of which click would take the last one silently."""
+    """A command that refuses an option given twice, of which click would take the last one silently.
+
+    Every command has the option ``--ignore``.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.params.append(ignore_option())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments after each option was found once, a flag and its opposite counted together."""
@@ -107,7 +116,7 @@ class Command(GivenOnce):
             option = self._typed(ctx, error.option)
             if option is None or ctx.find_root().params.get("debug"):
                 raise
-            raise click.BadParameter(str(error), ctx=ctx, param=option) from error
+            raise click.BadParameter(with_code(str(error), error.code), ctx=ctx, param=option) from error
 
     def _typed(self, ctx: click.Context, keyword: str | None) -> click.Parameter | None:
         """Return the parameter of a keyword of the library if its value was typed, not a default."""

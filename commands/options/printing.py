@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import click
 
+from toptune.commands.options.ignoring import ignored_now
 from toptune.store.datasets.outside_text import escaped
 
 # A byte of a file's name that is no UTF-8 reaches Python as one of these letters.
@@ -20,8 +21,9 @@ def echo(text: str, *, err: bool = False) -> None:
 
 
 def show(as_json: bool, payload: Mapping[str, object], text: str) -> None:
-    """Print one JSON object, or text for people."""
-    echo(_json_text(payload) if as_json else text)
+    """Print one JSON object, or text for people, without the notes that are ignored."""
+    ignored = ignored_now()
+    echo(_json_text(ignored.values(payload)) if as_json else ignored.lines(text))
 
 
 def _json_text(payload: Mapping[str, object]) -> str:

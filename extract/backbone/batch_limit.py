@@ -112,7 +112,7 @@ class BatchLimit:
         """Warn, once a part has fitted, of the batch that did not."""
         if self._to_say is not None:
             logger.warning(
-                "%d images at once do not fit: %s; %d at once do, and are computed from here on",
+                "%d images at once do not fit: %s; %d at once do, and are computed from here on [TT112]",
                 *self._to_say, self.images,
             )  # fmt: skip
             self._to_say = None

@@ -50,6 +50,7 @@ def check_class_folders(names: Iterable[str | None], where: str, remarks: Remark
                 "class folder",
                 "with blanks around the name, which are taken away",
                 *map(repr, folders),
+                code="TT009",
                 is_left_out=False,
             )
 

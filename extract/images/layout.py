@@ -95,7 +95,7 @@ def arrange(tree: Tree[File], remarks: Remarks) -> Iterator[Row[File]]:
     tree = without_own(tree, remarks)
     while (inner := _wrapped(tree)) is not None:
         remarks.add(
-            "folder", "around all others, passed over", plain_text(inner), is_left_out=False,
+            "folder", "around all others, passed over", plain_text(inner), code="TT005", is_left_out=False,
             advice="its folders are read as if it had been given",
         )  # fmt: skip
         _leave_files(tree, (), remarks, beside="folders")
@@ -112,7 +112,7 @@ def arrange(tree: Tree[File], remarks: Remarks) -> Iterator[Row[File]]:
             n_images = sum(may_be_image(parts[-1]) for parts, _ in folder.walk())
             remarks.add(
                 "folder", "beside the splits", f"{plain_text(name)}: {counted(n_images, 'image')}",
-                advice="only folders called train, val or test are splits",
+                code="TT004", advice="only folders called train, val or test are splits",
             )  # fmt: skip
     _leave_files(tree, (), remarks, beside="splits")
     inner = _common_wrapping([tree.folders[name] for name in splits])
@@ -121,7 +121,7 @@ def arrange(tree: Tree[File], remarks: Remarks) -> Iterator[Row[File]]:
         parts: tuple[str, ...] = (name,)
         if inner is not None:
             remarks.add("folder", "around the classes of a split, passed over", f"{name}/{plain_text(inner)}",
-                        is_left_out=False)  # fmt: skip
+                        code="TT005", is_left_out=False)  # fmt: skip
             _leave_files(folder, parts, remarks, beside="folders")
             _leave_empty(folder, parts, remarks)
             folder, parts = folder.folders[inner], (name, inner)
@@ -154,6 +154,7 @@ def _remark_on_untrained(tree: Tree[File], splits: Sequence[str], remarks: Remar
                     "folder",
                     "taken for classes that no training image has",
                     plain_text(f"{name}/{each}"),
+                    code="TT006",
                     advice="where such a folder is no class, move its images up, which makes them images "
                     "without labels",
                     is_left_out=False,
@@ -169,7 +170,7 @@ def without_own(tree: Tree[File], remarks: Remarks, above: str = "") -> Tree[Fil
             folders[name] = without_own(folder, remarks, f"{above}{name}/")
         else:
             remarks.add("folder", "that toptune made", f"{above}{plain_text(name)}: a {kind}",
-                        advice="keep stores and runs beside DATA, not in it")  # fmt: skip
+                        code="TT007", advice="keep stores and runs beside DATA, not in it")  # fmt: skip
     return Tree(tree.files, folders)
 
 
@@ -222,7 +223,7 @@ def _leave_empty(tree: Tree[File], above: tuple[str, ...], remarks: Remarks) -> 
         if not _has_images(folder):
             files = ["/".join(parts) for parts, _ in folder.walk()]
             held = f": {counted(len(files), 'file')} such as {plain_text(files[0])}" if files else ""
-            remarks.add("folder", "without images", f"{_id((*above, name))}{held}")
+            remarks.add("folder", "without images", f"{_id((*above, name))}{held}", code="TT004")
 
 
 def _leave_files(
@@ -234,9 +235,11 @@ def _leave_files(
         if is_image_name(name):
             if not takes_images:
                 remarks.add("image", f"beside the {beside}", _id(parts),
-                            advice="move them into a folder to take them")  # fmt: skip
+                            code="TT003", advice="move them into a folder to take them")  # fmt: skip
         elif PurePath(name).suffix.lower() in TABLE_SUFFIXES:
-            remarks.add("table", "beside the images, not read", _id(parts), advice=ADVICE_ON_TABLE)
+            remarks.add(
+                "table", "beside the images, not read", _id(parts), code="TT008", advice=ADVICE_ON_TABLE
+            )
         else:
             remarks.add_other_file(_id(parts))
 
@@ -253,6 +256,7 @@ def _remark_on_levels(classes: dict[str, Tree[File]], above: tuple[str, ...], re
             if deeper
             else "taken for the only class",
             plain_text(name),
+            code="TT006",
             advice="where the folders in it are the classes, give it in place of the folder around it"
             if deeper
             else "where it is none, give it in place of the folder around it: its images have no labels then",
@@ -266,6 +270,7 @@ def _remark_on_levels(classes: dict[str, Tree[File]], above: tuple[str, ...], re
             "folder",
             "taken for classes, by their names splits",
             _first([place + name for name in meant]),
+            code="TT006",
             count=len(meant),
             advice=f"where they are splits, rename {renamed}",
             is_left_out=False,
@@ -280,6 +285,7 @@ def _remark_on_levels(classes: dict[str, Tree[File]], above: tuple[str, ...], re
             "folder",
             f"taken for classes, which all hold folders of the same names: {_first(common)}",
             _first([place + name for name in classes]),
+            code="TT006",
             count=len(classes),
             advice=_SPLITS_BELOW if all(name.lower() in SPLITS for name in common) else _CLASSES_BELOW,
             is_left_out=False,

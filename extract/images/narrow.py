@@ -54,4 +54,4 @@ class NarrowImages:
     def warn(self) -> None:
         """Log a warning if there are such images."""
         if self.counts:
-            logger.warning("%s", self)
+            logger.warning("%s [TT022]", self)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+from toptune.codes import with_code
 from toptune.extract.images.folder_listing import is_litter
 from toptune.text import counted
 
@@ -31,6 +32,8 @@ class Remark:
         What is counted, in the singular.
     reason : str
         Which of them, or why.
+    code : str
+        Code under which the page on warnings explains this kind; see `toptune.codes`.
     count : int
         How many there are.
     examples : tuple of str
@@ -47,6 +50,7 @@ class Remark:
 
     noun: str
     reason: str
+    code: str
     count: int
     examples: tuple[str, ...]
     has_more: bool = False
@@ -58,13 +62,18 @@ class Remark:
         """Return every field as JSON values."""
         return asdict(self) | {"examples": list(self.examples)}
 
-    def __str__(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """What a refusal tells of the remark, which has no code there."""
         more = ", ..." if self.has_more else ""
         named = f" ({', '.join(self.examples)}{more})" if self.examples else ""
         return (
             f"{'left out' if self.is_left_out else 'note'}: {counted(self.count, self.noun)} {self.reason}"
             f"{named}" + (f"; {self.advice}" if self.advice else "")
         )
+
+    def __str__(self) -> str:
+        return with_code(self.sentence, self.code)
 
 
 class Remarks:
@@ -81,6 +90,7 @@ class Remarks:
         reason: str,
         example: str | None,
         *,
+        code: str,
         count: int = 1,
         advice: str = "",
         is_left_out: bool = True,
@@ -97,6 +107,7 @@ class Remarks:
         self._found[kind] = Remark(
             noun=noun,
             reason=reason,
+            code=code,
             count=0,
             examples=named[:SHOWN],
             has_more=len(named) > SHOWN,
@@ -109,7 +120,7 @@ class Remarks:
         """Count a hidden file or folder."""
         litter = is_litter(PurePath(name).name)
         why = "that systems and tools write" if litter else "with a dot in front"
-        self.add("hidden name", why, name, is_litter=litter)
+        self.add("hidden name", why, name, code="TT002", is_litter=litter)
 
     def add_other_file(self, name: str, suffix: str | None = None) -> None:
         """Count a file whose name does not say image; they become one remark with their suffixes."""
@@ -127,6 +138,7 @@ class Remarks:
             yield Remark(
                 noun="file",
                 reason="whose names are not those of images",
+                code="TT001",
                 count=count,
                 examples=tuple(named[:SHOWN]),
                 has_more=len(named) > SHOWN,

@@ -211,7 +211,7 @@ class SplitSource:
         self.name = source.name
         remarks = Remarks()
         if n_without := sum(name is None for name in whole.splits):
-            remarks.add("image", "of no split", None, count=n_without)
+            remarks.add("image", "of no split", None, code="TT020", count=n_without)
         self.remarks = (*remarks_of(source), *remarks)
         self._source = source
         rows = np.asarray(self._rows)

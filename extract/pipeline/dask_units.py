@@ -66,7 +66,7 @@ def usable_device(request: ExtractRequest) -> str:
             option="device",
         )
     logger.warning(
-        "computing on %s alone of %d CUDA devices: %s (pip install 'toptune[dask]')",
+        "computing on %s alone of %d CUDA devices: %s (pip install 'toptune[dask]') [TT106]",
         devices[0], len(devices), missing,
     )  # fmt: skip
     return devices[0]
@@ -101,7 +101,7 @@ def planning_device(request: ExtractRequest) -> str:
                 f"device {asked.device!r} is not on this machine, which only the workers have: what auto "
                 "means cannot be found out here; give --precision and --batch-size themselves"
             )
-        logger.warning("the plan is made on the cpu; workers compute on %s", asked.device)
+        logger.warning("the plan is made on the cpu; workers compute on %s [TT107]", asked.device)
         return "cpu"
     return asked.device
 

@@ -239,7 +239,8 @@ class DeviceDecoder:
             return [pixels for jpeg in jpegs for pixels in self._by_nvjpeg([jpeg])]
         if not self._has_told:
             logger.warning(
-                "nvJPEG refuses an image (%s); the CPU decodes it, and others that are refused", reason
+                "nvJPEG refuses an image (%s); the CPU decodes it, and others that are refused [TT108]",
+                reason,
             )
             self._has_told = True
         return [None]

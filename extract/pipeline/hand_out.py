@@ -98,7 +98,7 @@ class HandOut:
         self._vigil.look(addresses)
         busy = {address for _, address in self._running.values()}
         for address in busy - {*addresses} - self._lost:
-            logger.warning("dask worker %s is gone; others do its units", address)
+            logger.warning("dask worker %s is gone; others do its units [TT110]", address)
         self._lost |= busy - {*addresses}
         idle = [each for each in addresses if each not in busy] if self._watch.may_hand_out() else []
         for address in idle[: len(self._left)]:
@@ -135,7 +135,7 @@ class _Vigil:
         if addresses:
             self._last, self._said = time.monotonic(), False
         elif not self._said and time.monotonic() - self._last > LONELY_SECONDS:
-            logger.warning("the dask cluster has no workers; waiting for some to join")
+            logger.warning("the dask cluster has no workers; waiting for some to join [TT111]")
             self._said = True
 
 

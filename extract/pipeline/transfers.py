@@ -66,7 +66,7 @@ class PixelBuffers:
                 self._ring = None
                 logger.warning(
                     "no page-locked memory is left for batches (%s), which are copied to the device more "
-                    "slowly",
+                    "slowly [TT109]",
                     str(error).splitlines()[0],
                 )
         return np.zeros(shape, dtype=np.uint8)

@@ -56,7 +56,7 @@ def open_folder(folder: Path) -> FileSource:
         key=lambda row: row.id,
     )
     if not rows:
-        left_out = "".join(f"; {remark}" for remark in remarks if not remark.is_litter)
+        left_out = "".join(f"; {remark.sentence}" for remark in remarks if not remark.is_litter)
         raise InputError(f"{folder} holds no images; {EXPECTED}{left_out}")
     _refuse_other_files(folder, rows)
     check_class_folders([row.label for row in rows], str(folder), remarks)
@@ -107,7 +107,7 @@ def _tree(
     for entry in folders:
         name = f"{inner}{entry.name}/"
         if _identity(root / name) in above:
-            remarks.add("link", "back to a folder above, not followed", name)
+            remarks.add("link", "back to a folder above, not followed", name, code="TT002")
         else:
             tree.folders[entry.name] = _tree(root, name, above, remarks)
     return tree
@@ -140,7 +140,9 @@ def _remark_on_table(folder: Path, remarks: Remarks) -> None:
     for suffix in TABLE_SUFFIXES:
         table = folder.parent / f"{folder.name}{suffix}"
         if table.is_file():
-            remarks.add("table", "beside the folder, not read", str(table), advice=ADVICE_ON_TABLE)
+            remarks.add(
+                "table", "beside the folder, not read", str(table), code="TT008", advice=ADVICE_ON_TABLE
+            )
 
 
 def _list(
@@ -156,7 +158,7 @@ def _list(
                 if is_hidden(entry.name):
                     remarks.add_hidden(f"{inner}{entry.name}")
                 elif kind == OTHER:
-                    remarks.add("file", SPECIAL, f"{inner}{entry.name}")
+                    remarks.add("file", SPECIAL, f"{inner}{entry.name}", code="TT002")
                 else:
                     (folders if kind == FOLDER else files).append(entry)
     except OSError as error:

@@ -160,14 +160,14 @@ def _remarks_beside(kind: str, files: Sequence[Path], folder: Path) -> Remarks:
             if place / name in read or _COMPANIONS.match(name):
                 continue
             if PurePath(name).suffix.lower() in TABLE_SUFFIXES:
-                remarks.add("table", f"beside {kind}, not read", plain_text(name))
+                remarks.add("table", f"beside {kind}, not read", plain_text(name), code="TT008")
             else:
                 remarks.add_other_file(plain_text(name))
         for name in listing.others:
-            remarks.add("file", SPECIAL, plain_text(name))
+            remarks.add("file", SPECIAL, plain_text(name), code="TT002")
         for name in listing.folders:
             if place / name not in read and not is_hidden(name):
-                remarks.add("folder", f"beside {kind}", plain_text(name))
+                remarks.add("folder", f"beside {kind}", plain_text(name), code="TT004")
     return remarks
 
 

@@ -176,10 +176,12 @@ class ArrayLedger:
         except FileNotFoundError:
             return None
         except CorruptError as error:
-            logger.warning("unit %d of %s counts as missing: %s", unit, self.array, error)
+            logger.warning("unit %d of %s counts as missing: %s [TT201]", unit, self.array, error)
             return None
         if not self.is_of(entry, unit):
-            logger.warning("unit %d of %s counts as missing: %s is of another unit", unit, self.array, path)
+            logger.warning(
+                "unit %d of %s counts as missing: %s is of another unit [TT201]", unit, self.array, path
+            )
             return None
         self._singles[unit] = (signature, entry)
         return entry
@@ -213,13 +215,13 @@ class ArrayLedger:
             if self._packed is None or self._packed[0] != signature:
                 entries, damage = read_packed(read_file(self.packed_path), self.packed_path)
                 for line in damage:
-                    logger.warning("units of %s count as missing: %s", self.array, line)
+                    logger.warning("units of %s count as missing: %s [TT201]", self.array, line)
                 sound = {entry.unit: entry for entry in entries if self.is_of(entry, entry.unit)}
                 self._packed = (signature, sound)
         except FileNotFoundError:
             self._packed = None
         except CorruptError as error:
-            logger.warning("units of %s count as missing: %s", self.array, error)
+            logger.warning("units of %s count as missing: %s [TT201]", self.array, error)
             self._packed = None
         return {} if self._packed is None else self._packed[1]
 

@@ -104,7 +104,7 @@ def count_non_finite(
         places = np.flatnonzero(odd.any(axis=1))
         row = rows.start + int(places[0])
         logger.warning(
-            "array %s: %d values are not finite in %d rows of %d to %d, first in row %d (%s)",
+            "array %s: %d values are not finite in %d rows of %d to %d, first in row %d (%s) [TT114]",
             spec.name,
             n_values,
             len(places),

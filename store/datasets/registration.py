@@ -172,7 +172,7 @@ def _note_older_text(version: DatasetVersion, manifest: Manifest) -> None:
     if differences := version.manifest.differences(manifest, exact=True):
         logger.warning(
             "data set %r keeps what was read when it was stored (there against now): %s; extract with "
-            "--update makes what is read now its next version, and computes no feature again",
+            "--update makes what is read now its next version, and computes no feature again [TT210]",
             version.dataset,
             "; ".join(differences),
         )

@@ -185,7 +185,7 @@ class FeatureStore:
             try:
                 found.append(open_cache(self.root, folder))
             except (CorruptError, FormatVersionError, StoreNotFoundError) as error:
-                logger.warning("left out: %s", error)
+                logger.warning("left out: %s [TT203]", error)
         return found
 
     def features(
@@ -293,7 +293,7 @@ class FeatureStore:
         if failed:
             logger.warning(
                 "%s of %r could not be used and %s left out (keep_failed=True gives NaN in their place); "
-                "the first is %s: %s",
+                "the first is %s: %s [TT206]",
                 counted(len(failed), "image"), dataset, "is" if len(failed) == 1 else "are",
                 features.manifest.image_id(min(failed)), failed[min(failed)],
             )  # fmt: skip

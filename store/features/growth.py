@@ -236,7 +236,7 @@ def _matches(
             if name in before.parts:
                 raise
             # Another process died while it made the part, which no version names.
-            logger.warning("part left out: %s", error)
+            logger.warning("part left out: %s [TT203]", error)
             continue
         rows, places = _same_images(old, manifest, left)
         yield name, rows, places, old.modified_ns[places]

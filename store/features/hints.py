@@ -43,11 +43,11 @@ def read_request(cache: Path, key: str) -> list[str] | None:
         return None
     # A damaged hint costs a look at the backbone and no correctness, so that it is no error.
     except CorruptError as error:
-        logger.warning("the request is not recognized: %s", error)
+        logger.warning("the request is not recognized: %s [TT204]", error)
         return None
     arrays = values.get("arrays")
     if not isinstance(arrays, list):
-        logger.warning("the request is not recognized: %s: arrays is %.40r, no list", path, arrays)
+        logger.warning("the request is not recognized: %s: arrays is %.40r, no list [TT204]", path, arrays)
         return None
     return [str(name) for name in arrays]
 

@@ -53,7 +53,7 @@ def known_digests(
             # Damage in another cache only costs time: the images are read again.
             if cache is needed:
                 raise
-            logger.warning("digests of %s are left out: %s", cache.name, error)
+            logger.warning("digests of %s are left out: %s [TT205]", cache.name, error)
             continue
         # Zeros of an image that was gone are no digest; the image was never looked at.
         they_know[[row for row, reason in absent.items() if reason == GONE]] = False
@@ -109,7 +109,7 @@ class KnownDigests:
         except CorruptError as error:
             if cache is self._needed:
                 raise
-            logger.warning("digests of %s are left out: %s", cache.name, error)
+            logger.warning("digests of %s are left out: %s [TT205]", cache.name, error)
             digests = None
         if digests is None:
             return np.zeros((n, DIGEST_BYTES), dtype=np.uint8), np.zeros(n, dtype=np.bool_)

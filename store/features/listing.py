@@ -110,7 +110,9 @@ def stored_models(store: FeatureStore, dataset: str) -> list[str]:
     whole = [each for each in found if any(each.is_complete([array.name]) for array in each.arrays())]
     for each in found:
         if each not in whole:
-            logger.warning("left out: %s lacks images of %s; the same extract goes on", each.name, dataset)
+            logger.warning(
+                "left out: %s lacks images of %s; the same extract goes on [TT202]", each.name, dataset
+            )
     if not whole:
         raise StoreNotFoundError(
             f"the store {store.root} has no whole features over {dataset!r}; toptune extract adds some",
@@ -124,7 +126,7 @@ def _latest(store: FeatureStore, dataset: str) -> DatasetVersion | None:
     try:
         return read_dataset_version(store.root, dataset)
     except (CorruptError, FormatVersionError, StoreNotFoundError) as error:
-        logger.warning("left out: %s", error)
+        logger.warning("left out: %s [TT203]", error)
         return None
 
 

@@ -483,7 +483,7 @@ def _remove(place: LocalPlace) -> None:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        logger.warning("temporary file %s stays behind: %s", place.path, error.strerror)
+        logger.warning("temporary file %s stays behind: %s [TT209]", place.path, error.strerror)
 
 
 def _fill(descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:

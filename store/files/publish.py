@@ -66,7 +66,7 @@ def publish(
                 return found
             continue
         still()
-        logger.warning("%s is damaged, or of something else: it is written again", path)
+        logger.warning("%s is damaged, or of something else: it is written again [TT207]", path)
         if place.exchange(data, status):
             return data
     raise StoreError(

@@ -291,7 +291,7 @@ def may_exist(path: Path) -> bool:
 @lru_cache(maxsize=4096)
 def leave_alone(path: Path) -> None:
     """Say, once in a process, that a file or folder is no part of the store and stays as it is."""
-    logger.warning("left alone: %s is no part of the store", path)
+    logger.warning("left alone: %s is no part of the store [TT208]", path)
 
 
 def list_entries(folder: Path) -> list[Path]:

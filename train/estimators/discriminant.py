@@ -202,5 +202,6 @@ def _notes(jitter: float) -> list[str]:
     if jitter == 0:
         return []
     return [
-        f"some covariances needed jitter, at most {jitter:.1e} of their mean diagonal; raise the shrinkage"
+        f"some covariances needed jitter, at most {jitter:.1e} of their mean diagonal; raise the shrinkage "
+        "[TT402]"
     ]

@@ -59,7 +59,9 @@ class Basis:
         """Return warnings, the first of them about centers that were dropped."""
         if not self.n_dropped:
             return list(warnings)
-        dropped = f"{self.n_dropped} of {self.n_centers} centers are spanned by the others and were dropped"
+        dropped = (
+            f"{self.n_dropped} of {self.n_centers} centers are spanned by the others and were dropped [TT408]"
+        )
         return [dropped, *warnings]
 
 

@@ -140,5 +140,5 @@ def edges(settings: Settings, chosen: Params) -> list[str]:
         values = sorted({each[name] for each in settings if isinstance(each[name], int | float)})
         if len(values) > 1 and value in (values[0], values[-1]):
             side = "lower" if value == values[0] else "upper"
-            notes.append(f"the chosen {name} {value:.4g} is at the {side} edge of its grid")
+            notes.append(f"the chosen {name} {value:.4g} is at the {side} edge of its grid [TT401]")
     return notes

@@ -320,9 +320,10 @@ def _notes(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weighi
     if len(kept) > 1 and pool.is_equal:
         change = "lower" if weighing.gain > 0 else "raise"
         by = f"{abs(weighing.gain):.4f} (standard error {weighing.standard_error:.4f})"
+        small = ", which is no more than half a standard error" if weighing.gain > 0 else ""
         notes.append(
             f"all {what}s weigh the same: weights that were chosen on other folds {change} the left-out log "
-            f"loss by {by}" + (", which is no more than half a standard error" if weighing.gain > 0 else "")
+            f"loss by {by}{small} [TT410]"
         )
     needed = {source.cache.digest for member in kept for source in member.run.sources}
     for member in dropped:
@@ -331,7 +332,7 @@ def _notes(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weighi
         fewer = f" and need {counted(len(spared), 'backbone')} fewer" if spared else ""
         notes.append(
             f"{what} {member.name!r} weighs nothing beside the others and is no part of the run; predictions "
-            f"are the same without it{fewer}"
+            f"are the same without it{fewer} [TT411]"
         )
     return notes + shared_notes(kept)
 

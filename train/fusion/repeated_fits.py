@@ -130,7 +130,7 @@ def _left_out(
         return head.left_out_scores, []
     return head.left_out_scores, [
         f"{run.folder}: the repeated fits have the left-out log loss {now:.4f}, and those of the run had "
-        f"{before:.4f}; it is weighed by the former"
+        f"{before:.4f}; it is weighed by the former [TT412]"
     ]
 
 

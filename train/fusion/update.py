@@ -178,7 +178,8 @@ def _record(old: FusedRun, members: Sequence[Member]) -> RunRecord:
         fusion=replace(old.fusion, members=tuple(unmeasured)),
         warnings=(
             "the weights and the temperature of all heads together are those of the run before the update; "
-            "how well they do on left-out rows is not known, because an update reads changed images alone",
+            "how well they do on left-out rows is not known, because an update reads changed images alone "
+            "[TT414]",
             *shared_notes(members),
         ),
         created=provenance(),

@@ -256,5 +256,5 @@ def _convergence_notes(residual: float, tolerance: float) -> list[str]:
         return []
     return [
         f"the group lasso ended with a residual of {residual:.1e} of its penalty, above {tolerance:g}: "
-        "scores near the cut may be in another order; raise group_penalty"
+        "scores near the cut may be in another order; raise group_penalty [TT405]"
     ]

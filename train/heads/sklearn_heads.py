@@ -370,7 +370,7 @@ def _summary(said: Sequence[str]) -> list[str]:
     notes = []
     unconverged = said.count(_UNCONVERGED)
     if unconverged:
-        notes.append(f"{unconverged} fits stopped before they had converged; raise max_iter")
+        notes.append(f"{unconverged} fits stopped before they had converged; raise max_iter [TT405]")
     others = [message for message in dict.fromkeys(said) if message != _UNCONVERGED]
-    notes += [f"scikit-learn: {message}" for message in others[:_MOST_WARNINGS]]
+    notes += [f"scikit-learn: {' '.join(message.split())} [TT406]" for message in others[:_MOST_WARNINGS]]
     return notes

@@ -94,7 +94,7 @@ def why_chosen(table: Sequence[Mapping[str, Any]], *, n: int) -> str | None:
     return (
         f"{chosen['head']} was kept although {best['head']} has a higher left-out accuracy "
         f"({best['accuracy']:.4f} against {chosen['accuracy']:.4f}): over {n} rows that is within half a "
-        f"standard error, so that the lower log loss decides ({_loss(chosen)} against {_loss(best)})"
+        f"standard error, so that the lower log loss decides ({_loss(chosen)} against {_loss(best)}) [TT417]"
     )
 
 

@@ -107,7 +107,9 @@ def read_layers(
         searched = draw_training_rows(
             split, cache.manifest, train_size=options.search_rows, seed=options.seed
         )
-        notes = (f"layers were compared on {options.search_rows} of the {n} training rows (--search-rows)",)
+        notes = (
+            f"layers were compared on {options.search_rows} of the {n} training rows (--search-rows) [TT314]",
+        )
     notify("read layers")
     preprocessing = _fitted(cache, arrays, searched, options, left_bytes(options.memory_limit_bytes))
     blocks = cache.blocks([array.name for array in arrays], searched.train)
@@ -121,7 +123,7 @@ def read_layers(
         n_classes = len(np.unique(codes[~folds.is_validated]))
         notes += (
             f"{n_aside} rows of {n_classes} classes of this sample took no part in the comparison of layers, "
-            "because all rows of such a class in the sample lie in one fold; raise --search-rows",
+            "because all rows of such a class in the sample lie in one fold; raise --search-rows [TT312]",
         )
     rows = TrainingRows(
         blocks=PreprocessedBlocks(blocks, preprocessing),

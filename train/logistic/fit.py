@@ -318,10 +318,10 @@ def convergence_notes(found: Stop) -> list[str]:
     """Say what a user should know about how the last fit ended."""
     notes = []
     if found.jitter > 0:
-        notes.append(f"the preconditioner needed jitter, {found.jitter:.1e} of its mean diagonal")
+        notes.append(f"the preconditioner needed jitter, {found.jitter:.1e} of its mean diagonal [TT402]")
     if found.reason != "converged":
         notes.append(
             f"the logistic fit has not converged: {found.reason} after {len(found.history) - 1} passes with "
-            f"{found.decrease:.1e} nats still to gain (tolerance {TOLERANCE:.0e}); raise the penalty"
+            f"{found.decrease:.1e} nats still to gain (tolerance {TOLERANCE:.0e}); raise the penalty [TT405]"
         )
     return notes

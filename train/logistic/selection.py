@@ -197,7 +197,7 @@ def _temperature(
     temperature = min(max(fitted.value, low), high)
     notes.append(
         f"the temperature of left-out scores is {fitted.value:.3g}, far from 1; {temperature:g} is taken: "
-        "there are too few rows, or none wrong, to say how sure to be"
+        "there are too few rows, or none wrong, to say how sure to be [TT407]"
     )
     # At the clipped temperature the log-loss differs from the one that the fit found.
     of_truth = softmax(scores, temperature)[np.arange(len(codes)), codes]
@@ -211,12 +211,12 @@ def _notes(tried: list[TriedPenalty], grid: list[float], at: int) -> list[str]:
     if len(grid) > 1 and at in (0, len(grid) - 1):
         notes.append(
             f"the chosen penalty {grid[at]:.3g} is at the {'lower' if at else 'upper'} edge of its grid "
-            f"({grid[-1]:.3g} to {grid[0]:.3g}); a wider grid may do better"
+            f"({grid[-1]:.3g} to {grid[0]:.3g}); a wider grid may do better [TT401]"
         )
     short = [row for row in tried if row.reason == "iteration-limit"]
     if short:
         notes.append(
             f"{len(short)} of {len(tried)} penalties had not converged within {MAX_ITERATIONS} passes when "
-            f"they were compared (the largest: {short[0].penalty:.3g})"
+            f"they were compared (the largest: {short[0].penalty:.3g}) [TT405]"
         )
     return notes

@@ -104,20 +104,21 @@ class ChosenRows:
         """Rows that neither train nor test, groups on both sides, and classes that are numbers, in words."""
         split, notes = self.split, [*self.copies, *self._decided()]
         if split.n_unlabelled:
-            notes.append(f"not used: {counted(split.n_unlabelled, 'image')} without a label")
+            notes.append(f"not used: {counted(split.n_unlabelled, 'image')} without a label [TT301]")
             unlabeled = [row for row, label in enumerate(self.manifest.labels) if label is None]
             several = advice_on_several_labels(self.manifest, np.array(unlabeled, dtype=np.int64))
-            notes += [several] if several else []
+            notes += [f"{several} [TT302]"] if several else []
         if split.n_unused:
             notes.append(
-                f"not used: {counted(split.n_unused, 'labeled image')} in no split that was asked for"
+                f"not used: {counted(split.n_unused, 'labeled image')} in no split that was asked for [TT303]"
             )
         notes += self._unused_options()
         if self.options.group_by is not None:
             train, test = ({self.groups[row] for row in rows} for rows in (split.train, split.test))
-            notes.append(f"groups by {self.options.group_by!r}: {len(train)} train, {len(test)} test")
+            notes.append(f"groups by {self.options.group_by!r}: {len(train)} train, {len(test)} test [TT305]")
         if self.task.name == CLASSIFICATION:
-            return [*notes, *filter(None, [note_numbers(list(self.classes))])]
+            numbers = note_numbers(list(self.classes))
+            return [*notes, *([f"{numbers} [TT306]"] if numbers else [])]
         return [*notes, *self.task.notes(self.train_labels)]
 
     def _decided(self) -> Iterator[str]:
@@ -127,24 +128,26 @@ class ChosenRows:
         if (file := files.get("exclude")) is not None:
             used = self.split.n_excluded
             others = f", {used} of which would train or test" if used < file.n_images else ""
-            yield f"{counted(file.n_images, 'image')} excluded by {file.file}{others}"
+            yield f"{counted(file.n_images, 'image')} excluded by {file.file}{others} [TT307]"
         if (file := files.get("relabel_with")) is not None:
-            yield f"{counted(file.n_images, 'image')} relabeled by {file.file}"
+            yield f"{counted(file.n_images, 'image')} relabeled by {file.file} [TT307]"
         if (file := files.get("keep_together")) is not None:
             groups = counted(len(decisions.groups), "group")
-            yield f"{counted(file.n_images, 'image')} kept together in {groups} by {file.file}"
+            yield f"{counted(file.n_images, 'image')} kept together in {groups} by {file.file} [TT307]"
         yield from decisions.notes
 
     def _unused_options(self) -> Iterator[str]:
         """Say which options of the split had no effect on this data set."""
         options, default = self.options, RowOptions()
         if options.test_fraction != default.test_fraction and self.split.rule.startswith(NAMED):
-            yield "test_fraction is not used: the data set names its test rows; --resplit draws others"
+            yield (
+                "test_fraction is not used: the data set names its test rows; --resplit draws others [TT304]"
+            )
         if options.resplit and not any(self.manifest.splits):
-            yield "resplit is not used: the data set has no split of its own, and one is drawn anyhow"
+            yield "resplit is not used: the data set has no split of its own, and one is drawn anyhow [TT304]"
         if options.val != default.val and (options.resplit or "val" not in self.manifest.splits):
             why = "the split is drawn anew" if options.resplit else "the data set has no split val"
-            yield f"val {options.val!r} is not used: {why}"
+            yield f"val {options.val!r} is not used: {why} [TT304]"
 
     def without(self, bad_rows: RowNumbers) -> "ChosenRows":
         """Leave out more rows, and check anew what is left.
@@ -290,7 +293,9 @@ def leave_out(
 def note_untested(is_known: npt.NDArray[np.bool_]) -> list[str]:
     """Say how many test images (n,) are of classes that were not trained on; no note if there are none."""
     n_unknown = int((~is_known).sum())
-    return [f"not tested: {counted(n_unknown, 'image')} of classes without training"] if n_unknown else []
+    if not n_unknown:
+        return []
+    return [f"not tested: {counted(n_unknown, 'image')} of classes without training [TT313]"]
 
 
 def _dealt(

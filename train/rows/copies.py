@@ -28,7 +28,7 @@ def digests_of(features: Digested) -> Digests | None:
     try:
         return features.content_digests()
     except CorruptError as error:
-        logger.warning("copies of images across the split were not looked for: %s", error)
+        logger.warning("copies of images across the split were not looked for: %s [TT310]", error)
         return None
 
 
@@ -55,5 +55,5 @@ def note_copies(digests: Digests, split: Split) -> list[str]:
     verb = "has" if copied == 1 else "have"
     return [
         f"leak: {counted(copied, 'test image')} of {len(split.test)} {verb} the same bytes as a training "
-        "image, and figures on them are too good; toptune inspect names them, and near-duplicates"
+        "image, and figures on them are too good; toptune inspect names them, and near-duplicates [TT309]"
     ]

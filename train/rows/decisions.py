@@ -243,7 +243,9 @@ class Decisions:
 def _unused(decided: Mapping[str, tuple[str, str]], kind: str, path: str, option: str) -> list[str]:
     """Say that a file holds decisions of another kind, which another option takes."""
     n = sum(decision == kind for decision, _ in decided.values())
-    return [f"not used: {counted(n, 'decision')} of {path} to {kind}, which {option} takes"] if n else []
+    if not n:
+        return []
+    return [f"not used: {counted(n, 'decision')} of {path} to {kind}, which {option} takes [TT308]"]
 
 
 @dataclass(frozen=True, kw_only=True)

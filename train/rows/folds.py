@@ -219,7 +219,7 @@ def validated(
             f"left out of cross-validation: {int((~is_validated).sum())} training rows of {len(aside)} of "
             f"{len(classes)} classes ({named(aside, most=_SHOWN)}), because each such class lies in one "
             "fold; the head is fitted to them, but hyperparameters, temperature and left-out figures are not "
-            "theirs: give each class a second image (with --group-by: a second group)",
+            "theirs: give each class a second image (with --group-by: a second group) [TT312]",
         )
     return Folds(numbers=numbers, count=count, is_validated=is_validated, notes=tuple(notes))
 
@@ -249,7 +249,7 @@ def usable_folds(most: int, cv: int) -> tuple[int, tuple[str, ...]]:
         return count, ()
     return count, (
         f"{count} folds in place of {cv}, because no class has more than {most} training rows (with "
-        "--group-by: groups)",
+        "--group-by: groups) [TT311]",
     )
 
 

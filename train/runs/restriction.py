@@ -63,7 +63,7 @@ def _without_unused(record: RunRecord, arrays: list[RunArray]) -> RunRecord:
         return record
     note = (
         f"the head uses no layer of {named(unused)}: predictions need {counted(len(needed), 'network')} of "
-        f"the {len(record.sources)} that it was trained on"
+        f"the {len(record.sources)} that it was trained on [TT413]"
     )
     return replace(record, sources=needed, warnings=(*record.warnings, note))
 

@@ -276,7 +276,9 @@ class Run:
         record.check_files(path, record.file_names - {SUMS, SELECTION, PREDICTIONS, IMAGE})
         if record.files is None:
             logger.warning(
-                "%s was made before runs had checksums: whether its files are whole cannot be checked", path
+                "%s was made before runs had checksums: whether its files are whole cannot be checked "
+                "[TT501]",
+                path,
             )
         rows, roles = read_roles(path / ROWS)
         from toptune.train.heads.heads import load_head

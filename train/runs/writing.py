@@ -242,7 +242,7 @@ def size_note(folder: Path, feature_bytes: int) -> str | None:
     }.get(largest, "another head may write less")
     return (
         f"the run takes {total / 1e6:.0f} MB, its features {feature_bytes / 1e6:.0f} MB; {largest} alone "
-        f"takes {sizes[largest] / 1e6:.0f} MB: {remedy}"
+        f"takes {sizes[largest] / 1e6:.0f} MB: {remedy} [TT418]"
     )
 
 

@@ -287,22 +287,22 @@ def fit_library(problem: FitProblem) -> KernelFit:
 def _iteration_notes(found: FalkonSolution) -> list[str]:
     notes = []
     if found.jitter > 0:
-        notes.append(f"the preconditioner needed jitter, {found.jitter:.1e} of its mean diagonal")
+        notes.append(f"the preconditioner needed jitter, {found.jitter:.1e} of its mean diagonal [TT402]")
     if found.reason != "converged":
         notes.append(
             f"conjugate gradient has not converged: {found.reason} after {found.n_iterations} products at a "
             f"relative residual of {max(found.residuals):.1e} (tolerance {found.tolerance:.0e}); raise the "
-            "penalty, or use solver 'direct'"
+            "penalty, or use solver 'direct' [TT405]"
         )
     return notes
 
 
 def _library_notes(found: LibrarySolution, tolerance: float) -> list[str]:
-    notes = [f"FalkonML warned: {message}" for message in found.messages]
+    notes = [f"FalkonML warned: {' '.join(message.split())} [TT406]" for message in found.messages]
     if found.residual > tolerance:
         notes.append(
             f"falkon {found.version} (FalkonML) stops after {LIBRARY_ITERATIONS} iterations and returns no "
             f"residual; its solution has a residual of {found.residual:.1e} (solver 'falkon' goes on to "
-            f"{tolerance:.0e})"
+            f"{tolerance:.0e}) [TT405]"
         )
     return notes

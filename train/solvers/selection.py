@@ -131,13 +131,13 @@ def edge_notes(chosen: Candidate, table: Sequence[Candidate], maps: Sequence[int
         side = "lower" if chosen.penalty == min(penalties) else "upper"
         notes.append(
             f"the chosen penalty {chosen.penalty:.3g} is at the {side} edge of its grid "
-            f"({min(penalties):.3g} to {max(penalties):.3g}); a wider grid may do better"
+            f"({min(penalties):.3g} to {max(penalties):.3g}); a wider grid may do better [TT401]"
         )
     if len(maps) > 1 and chosen.sigma is not None and chosen.map_index in (maps[0], maps[-1]):
         side = "lower" if chosen.map_index == maps[0] else "upper"
         notes.append(
             f"the chosen width {chosen.sigma:.3g} is at the {side} edge of its grid; "
-            "a wider grid may do better"
+            "a wider grid may do better [TT401]"
         )
     return notes
 
@@ -146,10 +146,10 @@ def numerical_notes(jitter: float, n_clipped: int, table: Sequence[Candidate]) -
     """Say what rounding did to the figures."""
     notes = []
     if jitter > 0:
-        notes.append(f"some systems needed jitter, at most {jitter:.1e} of their mean diagonal")
+        notes.append(f"some systems needed jitter, at most {jitter:.1e} of their mean diagonal [TT402]")
     if n_clipped:
-        notes.append(f"{n_clipped} left-out errors canceled to below 0 and were set to 0")
+        notes.append(f"{n_clipped} left-out errors canceled to below 0 and were set to 0 [TT402]")
     failed = sum(not np.isfinite(row.squared_error) for row in table)
     if failed:
-        notes.append(f"{failed} of {len(table)} combinations could not be fitted and were left out")
+        notes.append(f"{failed} of {len(table)} combinations could not be fitted and were left out [TT403]")
     return notes

@@ -196,12 +196,12 @@ def once_solution(
     if left.n_undecided:
         notes.append(
             f"{left.n_undecided} of {len(left.rows)} rows decide their own scores and are no part of the "
-            "left-out figures; raise the penalty"
+            "left-out figures; raise the penalty [TT404]"
         )
     if left.n_only:
         notes.append(
             f"{left.n_only} of {len(left.rows)} rows are the only ones of their class and are no part of the "
-            "left-out figures and of the temperature; give such a class a second image"
+            "left-out figures and of the temperature; give such a class a second image [TT404]"
         )
     return Solution(
         map_index=0,

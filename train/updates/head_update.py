@@ -172,6 +172,7 @@ def _report(head: OwnHead, saved: SavedSums, *, jitter: float, n_gone: int) -> d
     if len(folds.gram) > 1:
         report["squared_error"] = _squared_error(folds, float(report["penalty"]))
     rank = saved.sums.gram.shape[1] - 1
+    gone = f"{counted(n_gone, 'center')} left the head with images that are gone [TT414]"
     return report | {
         "n_rows": round(weight),
         "rank": rank,
@@ -188,9 +189,9 @@ def _report(head: OwnHead, saved: SavedSums, *, jitter: float, n_gone: int) -> d
         "seconds": {},
         "n_passes": 0,
         "warnings": [
-            "updated: width, penalty, temperature and preprocessing are those of the run before",
-            *([f"{counted(n_gone, 'center')} left the head with images that are gone"] if n_gone else []),
-            *([f"the system needed jitter, {jitter:.1e} of its mean diagonal"] if jitter else []),
+            "updated: width, penalty, temperature and preprocessing are those of the run before [TT414]",
+            *([gone] if n_gone else []),
+            *([f"the system needed jitter, {jitter:.1e} of its mean diagonal [TT402]"] if jitter else []),
         ],
     }
 

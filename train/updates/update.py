@@ -264,7 +264,8 @@ def _decided_again(old: Run, manifest: Manifest) -> list[str]:
         return []
     known = {*manifest.ids}
     excluded, relabeled = len(decisions.excluded & known), len(decisions.labels.keys() & known)
-    return [f"decided as in the run before: {counted(excluded, 'image')} excluded, {relabeled} relabeled"]
+    images = counted(excluded, "image")
+    return [f"decided as in the run before: {images} excluded, {relabeled} relabeled [TT307]"]
 
 
 def _features(

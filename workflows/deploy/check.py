@@ -81,7 +81,7 @@ class ExportCheck:
             return []
         return [
             f"the head {what} all {self.n_pictures} images of {self.data}, so the comparison shows little; "
-            "give other images with --check"
+            "give other images with --check [TT504]"
         ]
 
 

@@ -175,7 +175,7 @@ def export(
     if classifier is not loaded:
         notes.append(
             "the run's images were decoded on a GPU (decode gpu), those of the comparison on the CPU: pixels "
-            "of JPEGs may differ a little"
+            "of JPEGs may differ a little [TT503]"
         )
     report = ExportReport(
         out=str(target), card=str(card), n_bytes=n_bytes, inputs=inputs_in(metadata), check=done,
@@ -219,7 +219,7 @@ def _on_decoding(classifier: Classifier, check: ExportCheck) -> list[str]:
     return [
         "the run decodes large JPEGs at a fraction of their size (decode draft), and the program in the card "
         f"decodes them whole: probabilities differ by up to {check.difference_from_predict:.1e} from toptune "
-        f"predict's on {check.n_pictures} images of {check.data}"
+        f"predict's on {check.n_pictures} images of {check.data} [TT503]"
     ]
 
 
@@ -242,4 +242,4 @@ def _on_precision(classifier: Classifier, check: ExportCheck) -> list[str]:
             f". Where file and predict must agree: {again} and export that run. The file is the more exact "
             "of the two; measure both by evaluate --data before you choose"
         )
-    return [said]
+    return [f"{said} [TT503]"]

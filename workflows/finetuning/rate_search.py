@@ -96,7 +96,8 @@ def search_warnings(epochs: Sequence[Epoch], best: Epoch, options: FineTuneOptio
         Grid of learning rates, and most epochs.
     """
     notes = [
-        f"learning rate {each.learning_rate:g} diverged in epoch {each.epoch}: the loss is NaN or infinite"
+        f"learning rate {each.learning_rate:g} diverged in epoch {each.epoch}: the loss is NaN or infinite "
+        "[TT415]"
         for each in epochs
         if each.is_diverged
     ]
@@ -107,8 +108,8 @@ def search_warnings(epochs: Sequence[Epoch], best: Epoch, options: FineTuneOptio
         end = "smallest" if best.learning_rate == rates[0] else "largest"
         notes.append(
             f"the chosen learning rate {best.learning_rate:g} is the {end} of the grid; one "
-            "beyond may do better"
+            "beyond may do better [TT401]"
         )
     if best.epoch == options.epochs:
-        notes.append(f"the best epoch is the last of {options.epochs}; more --epochs may do better")
+        notes.append(f"the best epoch is the last of {options.epochs}; more --epochs may do better [TT416]")
     return notes

@@ -213,7 +213,9 @@ class FineTunedRun:
         record.check_files(path, [METRICS])
         if record.files is None:
             logger.warning(
-                "%s was made before runs had checksums: whether its files are whole cannot be checked", path
+                "%s was made before runs had checksums: whether its files are whole cannot be checked "
+                "[TT501]",
+                path,
             )
         return cls(folder=path, record=record, metrics=read_json(path / METRICS, advice=_ADVICE))
 

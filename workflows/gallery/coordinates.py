@@ -108,7 +108,7 @@ def map_rows(
             f"pca:{n_components}", blocks, (d,), memory_limit_bytes=memory_limit_bytes
         )
     except NumericalError as error:
-        notify(f"the map shows one point: {error}")
+        notify(f"the map shows one point: {error} [TT508]")
         return Coordinates(points=np.zeros((n, 2), dtype=np.float32), method=method)
     reduced = np.empty((n, steps.n_outputs), dtype=np.float32)
     for where, values in PreprocessedBlocks(blocks, steps).iterate():
@@ -116,7 +116,7 @@ def map_rows(
     if method == UMAP and n > _NEIGHBORS:
         return Coordinates(points=_neighborly(reduced, seed), method=UMAP)
     if method == UMAP:
-        notify(f"the map is by pca: umap needs more than {_NEIGHBORS} images, and there are {n}")
+        notify(f"the map is by pca: umap needs more than {_NEIGHBORS} images, and there are {n} [TT508]")
     # Rows on a line have one component.
     points = np.zeros((n, 2), dtype=np.float32)
     points[:, : min(2, reduced.shape[1])] = reduced[:, :2]

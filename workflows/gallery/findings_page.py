@@ -88,7 +88,7 @@ def write_findings_page(
     if len(shown) < len(cards):
         said.append(
             f"the page shows {len(shown)} of {counted(len(cards), 'finding')}: leaks, and the most suspect "
-            "of each kind; findings.csv has all of them"
+            "of each kind; findings.csv has all of them [TT511]"
         )
     at, points = _points(album, seed)
     wanted = {each for card in shown for each in (*card.ids, *card.beside)}
@@ -119,7 +119,7 @@ def write_findings_page(
         "mostClasses": _MOST_CLASSES,
     }
     if album.coordinates is not None and len(at) < len(album.ids):
-        said.append(f"the map shows {len(at)} of {counted(len(album.ids), 'image')}")
+        said.append(f"the map shows {len(at)} of {counted(len(album.ids), 'image')} [TT511]")
     content = render_page(
         _TEMPLATE,
         title=title,
@@ -195,7 +195,8 @@ def _thumbnails(
         if n_bytes > MOST_THUMBNAIL_BYTES:
             notes.append(
                 f"{len(found)} of {counted(len(wanted), 'image')} of findings are shown: thumbnails take at "
-                f"most {MOST_THUMBNAIL_BYTES / 1e6:.0f} MB of the page, and the other images have their ids"
+                f"most {MOST_THUMBNAIL_BYTES / 1e6:.0f} MB of the page, and the other images have their ids "
+                "[TT511]"
             )
             break
         found[place[identity]] = uri

@@ -156,7 +156,7 @@ def inspect(
     if source is None:
         look.notes.append(
             "images were not looked at, only features, and the page shows ids without them: --data PATH "
-            "gives the images"
+            "gives the images [TT508]"
         )
     else:
         with look.phases("images", line="measuring images"):
@@ -229,7 +229,9 @@ class _Look:
             return manifest.splits
         splits: list[str | None] = [None] * manifest.n_rows
         if len({label for label in manifest.labels if label is not None}) < 2:
-            self.notes.append("there is no split to leak across: the data set names none, nor two classes")
+            self.notes.append(
+                "there is no split to leak across: the data set names none, nor two classes [TT508]"
+            )
             return splits
         try:
             drawn = split_manifest(
@@ -242,9 +244,9 @@ class _Look:
             )
         # What keeps train from drawing a split does not keep images from being looked at.
         except InputError as error:
-            self.notes.append(f"no leaks are told, because train could not draw a split: {error}")
+            self.notes.append(f"no leaks are told, because train could not draw a split: {error} [TT508]")
             return splits
-        self.notes.append(f"leaks are told of the split that train draws: {drawn.rule}")
+        self.notes.append(f"leaks are told of the split that train draws: {drawn.rule} [TT510]")
         for name, rows in (("train", drawn.train), ("test", drawn.test)):
             for row in rows.tolist():
                 splits[row] = name
@@ -321,11 +323,11 @@ class _Look:
             self.notes.append(
                 f"neighbors are approximate, because {n} images are more than {most} (--exact-up-to): "
                 f"{found.recall:.4f} of the exact neighbors of a sample were found, in {found.n_probed} of "
-                f"{plan.n_cells} cells"
+                f"{plan.n_cells} cells [TT509]"
             )
             return found.neighbors
         self.notes.append(
-            f"neighbors are exact, although {n} images are more than {most} (--exact-up-to): {reason}"
+            f"neighbors are exact, although {n} images are more than {most} (--exact-up-to): {reason} [TT509]"
         )
         return None
 
@@ -349,7 +351,7 @@ class _Look:
                 )
             # Findings do not need the map.
             except InputError as error:
-                self.notes.append(f"there is no map: {error}")
+                self.notes.append(f"there is no map: {error} [TT508]")
                 return None
         points = np.full((self.features.n_rows, 2), np.nan, dtype=np.float32)
         points[self.used] = found.points
@@ -395,7 +397,7 @@ class _Look:
             if not known.any():
                 self.notes.append(
                     "no digests of images are stored, as of imported features: copies are told as "
-                    "near-duplicates only"
+                    "near-duplicates only [TT508]"
                 )
             equal = equal_pairs(digests, known)
             spacing = Spacing.of(neighbors, false_alarms=self.options.false_alarms)
@@ -436,7 +438,7 @@ class _Look:
                 self._as_heads_see(self.used), seed=self.options.seed, limit_bytes=self.limit_bytes
             )
         except InputError as error:
-            self.notes.append(f"the novelty of outliers is not told: {error}")
+            self.notes.append(f"the novelty of outliers is not told: {error} [TT508]")
             return None
 
     def _as_heads_see(self, rows: Rows) -> PreprocessedBlocks:
@@ -459,20 +461,20 @@ class _Look:
         if len(set(given.tolist())) < 2:
             self.notes.append(
                 f"labels were not checked: {counted(len(rows), 'labeled image')} of "
-                f"{counted(len(set(given.tolist())), 'class')}, and two classes are needed"
+                f"{counted(len(set(given.tolist())), 'class')}, and two classes are needed [TT508]"
             )
             return [], []
         try:
             probabilities, classes = self._left_out(rows, given, copies)
         except FoldsError as error:
-            self.notes.append(f"labels were not checked: {error}")
+            self.notes.append(f"labels were not checked: {error} [TT508]")
             return [], []
         codes = np.searchsorted(classes, given)
         checked = np.isfinite(probabilities[:, 0])
         if not checked.all():
             self.notes.append(
                 f"the labels of {counted(int((~checked).sum()), 'image')} were not checked: nothing is known "
-                "of their class without them; give each class a second image"
+                "of their class without them; give each class a second image [TT508]"
             )
         rows, codes = rows[checked], codes[checked]
         found = confident_labels(probabilities[checked], codes)
@@ -541,7 +543,7 @@ class _Look:
         if missing:
             self.notes.append(
                 f"{counted(missing, 'image')} of {self.features.n_rows} are no longer in the data that was "
-                "given, and were not measured; extract with --update makes the data the next version"
+                "given, and were not measured; extract with --update makes the data the next version [TT508]"
             )
         row_of = {place: row for row, place in places.items()}
         found, failed = measure_images(source, sorted(row_of), progress=self.progress)

@@ -205,9 +205,8 @@ def _planned(
         rate = measure_rate(data, models=[*plans], options=known)
     plan = _sized(plan_of_all([*plans.values()]), rate, weights_bytes, asked)
     if asked.images_per_second is None:
-        measured = f"{rate:.1f} images/s were measured here, not on a node" + (
-            " and without a GPU; --images-per-second says better" if asked.gpus else ""
-        )
+        better = " and without a GPU; --images-per-second says better" if asked.gpus else ""
+        measured = f"{rate:.1f} images/s were measured here, not on a node{better} [TT512]"
         plan = replace(plan, notes=(*plan.notes, measured))
     return summaries[0].dataset, plan
 

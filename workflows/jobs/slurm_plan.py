@@ -141,7 +141,7 @@ def size_jobs(
     tasks = max(1, min(wanted, plan.units, MAX_TASKS))
     if jobs is not None and tasks < jobs:
         limit = "that is how many units there are" if tasks == plan.units else "arrays have no more"
-        notes.append(f"{jobs} tasks asked for, {tasks} made: {limit}")
+        notes.append(f"{jobs} tasks asked for, {tasks} made: {limit} [TT512]")
     # Units are dealt out by number, stored ones among them, so that a task may get more missing units than
     # the mean; the time is asked for the most unlucky task.
     units_per_task = min(-(-plan.units // tasks), plan.units_missing)
@@ -155,12 +155,14 @@ def size_jobs(
         time_seconds = 300 * math.ceil((TIME_SLACK * compute + START_SECONDS + END_SECONDS) / 300)
     starts = math.ceil(TIME_SLACK * compute / (time_seconds - START_SECONDS - END_SECONDS))
     if starts > 1:
-        notes.append(f"each task goes on over about {starts} starts: it is put back into the queue")
+        notes.append(f"each task goes on over about {starts} starts: it is put back into the queue [TT512]")
     # Weights are in memory twice for a moment: as they are read, and as they are placed in the model.
     model_bytes = 2 * weights_bytes
     needed = MEMORY_SLACK * (plan.memory_bytes + model_bytes + BASE_BYTES)
     if memory_bytes is not None and memory_bytes < needed / MEMORY_SLACK:
-        notes.append(f"--mem {_mib(memory_bytes)} is less than the {_mib(int(needed))} that it would be here")
+        notes.append(
+            f"--mem {_mib(memory_bytes)} is less than the {_mib(int(needed))} that it would be here [TT512]"
+        )
     return SlurmPlan(
         tasks=tasks,
         units=plan.units_missing,

@@ -246,7 +246,9 @@ def _of_store(
 
 
 def _few(k: int, most: int) -> tuple[str, ...]:
-    return (f"{most} images are told of each, and {k} were asked for: there are no more",) if most < k else ()
+    if most >= k:
+        return ()
+    return (f"{most} images are told of each, and {k} were asked for: there are no more [TT508]",)
 
 
 def _likes(features: StoredFeatures, rows: npt.NDArray[np.int64], cosines: Features) -> tuple[Like, ...]:

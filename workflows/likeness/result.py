@@ -177,7 +177,7 @@ class Similarity:
                 shown[name] = jpeg_of(read_bytes(LooseImages([image]), 0))[0]
         notes = [*self.notes]
         if data is None:
-            notes.append("stored images are named only: --data PATH gives the images of the data set")
+            notes.append("stored images are named only: --data PATH gives the images of the data set [TT511]")
         else:
             wanted = dict.fromkeys(like.id for each in self.images for like in each.found)
             thumbnails = Thumbnails(data)
@@ -191,7 +191,7 @@ class Similarity:
                     )
                 notes.append(
                     f"{len(missing)} of {counted(len(wanted), 'stored image')} are named only, because "
-                    f"--data lacks them; {advice}"
+                    f"--data lacks them; {advice} [TT511]"
                 )
             wanted |= dict.fromkeys(each.image for each in self.images if each.image not in shown)
             found = thumbnails.jpegs(wanted)

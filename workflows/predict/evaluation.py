@@ -303,12 +303,12 @@ def describe_metrics(metrics: Mapping[str, Any]) -> str:
         lines.append(
             f"note: {n_trained} of them have the names of images that the run was trained on; if they are "
             "these, the figures flatter it: take others, or with --split test the test images of DATA alone "
-            "where it has that split"
+            "where it has that split [TT513]"
         )
     if metrics["n_test"] and "confusion_matrix" not in metrics and "out" not in metrics:
         lines.append(
             "note: the classes are too many to list; evaluate --out FOLDER writes the figures of each class "
-            "and the confusion matrix"
+            "and the confusion matrix [TT514]"
         )
     lines.append(describe_costs(metrics["costs"]))
     return "\n".join([*lines, *([f"written to {metrics['out']}"] if "out" in metrics else [])])

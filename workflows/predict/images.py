@@ -172,7 +172,7 @@ def _images_in(folder: Path) -> list[Path]:
         else:
             remarks.add_other_file(escaped(str(file.relative_to(folder))))
     if not images:
-        left_out = "".join(f"; {remark}" for remark in remarks if not remark.is_litter)
+        left_out = "".join(f"; {remark.sentence}" for remark in remarks if not remark.is_litter)
         raise InputError(f"{folder} holds no image; give images or a folder of images{left_out}")
     say_remarks(remarks, escaped(str(folder)))
     return images

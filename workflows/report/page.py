@@ -204,19 +204,20 @@ def _notes(
     if untested:
         notes.append(
             f"{counted(len(untested), 'run')} without test images, for instance {untested[0].folder}: no "
-            "accuracy of theirs is known"
+            "accuracy of theirs is known [TT505]"
         )
     if repeated:
         notes.append(
             f"{counted(len(repeated), 'run')} left out, for instance {repeated[0].folder}: the same was run "
-            "again later, with the same seed"
+            "again later, with the same seed [TT505]"
         )
     if n_tested > n_detailed:
         notes.append(
-            f"{n_detailed} of {n_tested} settings are looked at closely: the best of each data set first"
+            f"{n_detailed} of {n_tested} settings are looked at closely: the best of each data set first "
+            "[TT506]"
         )
     if n_panels:
-        notes.append(f"a figure has at most {MAX_PANELS} panels; {n_panels} more are left out")
+        notes.append(f"a figure has at most {MAX_PANELS} panels; {n_panels} more are left out [TT506]")
     return notes
 
 

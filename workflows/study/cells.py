@@ -88,7 +88,7 @@ def cells_of(study: Study) -> list[Cell]:
     ):
         if idle := [name for name in names if name not in used]:
             logger.warning(
-                "study %s: %s not used, because `only` leaves no training for %s: %s",
+                "study %s: %s not used, because `only` leaves no training for %s: %s [TT507]",
                 *(study.path, counted(len(idle), kind), "it" if len(idle) == 1 else "them", ", ".join(idle)),
             )
     return cells

@@ -202,7 +202,7 @@ def run_study(
                 results[cell.folder] = result_of(cell, study.out)
             else:
                 failed[str(cell)] = reason
-                logger.warning("%s: %s", cell, reason)
+                logger.warning("%s: %s [TT507]", cell, reason)
             report(len(cells) - len(left) + number, len(cells))
             # The tables are written after each cell, so that a study that is stopped has its results so far.
             write_results(in_order(), study.out, spreadsheet_safe=spreadsheet_safe)

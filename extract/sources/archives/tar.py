@@ -102,14 +102,14 @@ def open_shards(paths: Sequence[Path], *, folder: Path | None = None) -> TarSour
         _refuse_compressed(path)
         found = list(shard_samples(path, remarks))
         if not found:
-            remarks.add("shard", "without images", path.name)
+            remarks.add("shard", "without images", path.name, code="TT016")
         samples += found
         shards += [number] * len(found)
     if not samples:
         raise InputError(
             f"{_named(paths)} hold no images; an image is told by its extension: "
             f"{', '.join(sorted(IMAGE_EXTENSIONS))}"
-            + "".join(f"; {remark}" for remark in remarks if not remark.is_litter)
+            + "".join(f"; {remark.sentence}" for remark in remarks if not remark.is_litter)
         )
     labels, extra = _label_columns(samples, _named(paths), remarks)
     splits = [_split_of(shard) for shard in names]
@@ -138,7 +138,7 @@ def _label_columns(
     are_labels = all(len(text) <= MAX_LABEL_CHARACTERS and "\n" not in text for text in captions)
     # WebDataset has no rule for `.txt`. One caption among the texts shows that none of them is a label.
     if not are_labels:
-        remarks.add("text", "in members .txt, too long for labels", None, count=len(captions))
+        remarks.add("text", "in members .txt, too long for labels", None, code="TT017", count=len(captions))
     names = [
         [sample.caption] if are_labels and sample.caption and sample.names is None else sample.names
         for sample in samples
@@ -153,6 +153,7 @@ def _label_columns(
             "folder",
             "in shards without labels, no classes",
             ", ".join(map(escaped, folders[:SHOWN])),
+            code="TT017",
             count=len(folders),
             is_left_out=False,
             advice="where they are the classes, unpack the shards, or write a member .cls beside each image",

@@ -194,6 +194,7 @@ def shard_samples(path: Path, remarks: Remarks) -> Iterator[Sample]:
                     "sample",
                     "whose image has a further extension before that of images, taken as the image",
                     f"{path.name}: {image.name}",
+                    code="TT018",
                     advice="where such members are masks, write each image beside them",
                     is_left_out=False,
                 )
@@ -208,6 +209,7 @@ def shard_samples(path: Path, remarks: Remarks) -> Iterator[Sample]:
                 "sample",
                 "without an image that is known by its extension",
                 f"{len(without)} of {path.name}, the first is {without[0]}",
+                code="TT016",
                 count=len(without),
             )
     finally:
@@ -219,7 +221,8 @@ def _remark_on_nameless(name: str, path: Path, remarks: Remarks) -> None:
     if base.startswith("."):
         remarks.add_hidden(name)
     elif not base.startswith("__"):
-        remarks.add("member", "without an extension, so that its kind is not known", f"{path.name}: {name}")
+        why = "without an extension, so that its kind is not known"
+        remarks.add("member", why, f"{path.name}: {name}", code="TT016")
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -277,6 +280,7 @@ def _labels(
             "member",
             "without a field label, of kind .json",
             f"{member.name} has {', '.join(found) or 'no fields'}",
+            code="TT017",
             advice="write the label into a member .cls, or under label",
         )
     if "txt" in fields:

@@ -121,7 +121,7 @@ def open_zip(path: Path) -> ZipSource:
     entries = sorted(arrange(tree, remarks), key=lambda entry: entry[0])
     check_class_folders([label for _, label, _, _ in entries], str(path), remarks)
     if not entries:
-        left_out = "".join(f"; {remark}" for remark in remarks if not remark.is_litter)
+        left_out = "".join(f"; {remark.sentence}" for remark in remarks if not remark.is_litter)
         raise InputError(f"{path} holds no images among its {len(infos)} entries; {EXPECTED}{left_out}")
     for identifier, _, _, info in entries:
         if info.flag_bits & _IS_ENCRYPTED:

@@ -64,6 +64,7 @@ def open_cifar(files: list[Path]) -> ArraySource:
             "file",
             f"missing, of {len(splits)}; there are {there}",
             None,
+            code="TT019",
             count=len(splits) - len(files),
         )
     names = {kind: (_binary_names if is_binary else _pickled_names)(folder, kind) for kind in kinds}

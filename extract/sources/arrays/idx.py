@@ -70,7 +70,7 @@ def open_idx(files: list[Path]) -> ArraySource:
     for name in list_folder(folder).files:
         is_labels = _NAME.search(name) and not _IMAGES.search(name)
         if is_labels and name.removesuffix(".gz") not in of_images:
-            remarks.add("file", "of labels without images", name)
+            remarks.add("file", "of labels without images", name, code="TT019")
     name = default_name(folder.parent if folder.name == "raw" else folder)
     return ArraySource(name, parts, remarks=tuple(remarks))
 

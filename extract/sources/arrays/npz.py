@@ -66,7 +66,7 @@ def open_npz(path: Path) -> ArraySource:
     remarks = Remarks()
     unused += [name for (_, split), name in found.items() if ("images", split) not in found]
     for name in unused:
-        remarks.add("array", "neither images nor their labels, by their names", name)
+        remarks.add("array", "neither images nor their labels, by their names", name, code="TT019")
     modified_ns = look_at(path).modified_ns
     parts = []
     for split in _ORDER:

@@ -82,7 +82,7 @@ def remark_on_unlisted(listed: Sequence[ListedFile], remarks: Remarks) -> None:
         for name in names_there:
             is_image = PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not is_hidden(name)
             if is_image and name not in some:
-                remarks.add("image", "in folders of listed images, but not listed", name)
+                remarks.add("image", "in folders of listed images, but not listed", name, code="TT013")
 
 
 def _hint(folder: Path, path: str) -> str:

@@ -101,7 +101,7 @@ def choose_manifest_columns(
         ("split", chosen.split),
     ):
         if name not in (None, own, path_column, label_column):
-            remarks.add("column", f"taken for the {own}", name, is_left_out=False)
+            remarks.add("column", f"taken for the {own}", name, code="TT010", is_left_out=False)
     return chosen
 
 

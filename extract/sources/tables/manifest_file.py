@@ -99,6 +99,7 @@ def source_of_table(
             "image",
             UNLABELED,
             None,
+            code="TT012",
             count=table.n_rows,
             advice=f"--label-column says which column is the label: {', '.join(others)}",
             is_left_out=False,
@@ -210,11 +211,13 @@ def _kept(table: OutsideTable, columns: ManifestColumns, remarks: Remarks) -> li
     kept = [name for name in others if name not in RESERVED and (table.is_kept(name) or name in columns.box)]
     for name in others:
         if name in RESERVED:
-            remarks.add("column", "with a name of toptune's own", name, advice="rename it")
+            remarks.add("column", "with a name of toptune's own", name, code="TT011", advice="rename it")
         elif name not in kept:
-            remarks.add("column", "of neither text nor whole numbers, not kept", name)
+            remarks.add("column", "of neither text nor whole numbers, not kept", name, code="TT011")
     if table.n_unnamed:
-        remarks.add("column", "without a name", None, count=table.n_unnamed)
+        remarks.add("column", "without a name", None, code="TT011", count=table.n_unnamed)
     if table.separator is not None:
-        remarks.add("table", f"with {table.separator} between its columns", None, is_left_out=False)
+        remarks.add(
+            "table", f"with {table.separator} between its columns", None, code="TT014", is_left_out=False
+        )
     return kept

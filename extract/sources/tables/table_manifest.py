@@ -96,9 +96,9 @@ def table_remarks(parts: Sequence[TablePart]) -> tuple[Remark, ...]:
         if name in (first.columns.image, *first.columns.beside):
             continue
         if outside_text(name) in RESERVED:
-            remarks.add("column", "with a name of toptune's own", name, advice="rename it")
+            remarks.add("column", "with a name of toptune's own", name, code="TT011", advice="rename it")
         else:
-            remarks.add("column", "with neither text nor whole numbers, not kept", name)
+            remarks.add("column", "with neither text nor whole numbers, not kept", name, code="TT011")
     for names in first.columns.class_names.values():
         for one, count in Counter(outside_column(names)).items():
             if count > 1:
@@ -106,10 +106,17 @@ def table_remarks(parts: Sequence[TablePart]) -> tuple[Remark, ...]:
                     "class",
                     "of several names that are one without blanks and in one Unicode form",
                     one,
+                    code="TT009",
                     is_left_out=False,
                 )
     for name in sorted({part.split for part in parts if part.split and part.split.lower() not in SPLITS}):
-        remarks.add("split", "other than train, val and test, kept in the ids only", name, is_left_out=False)
+        remarks.add(
+            "split",
+            "other than train, val and test, kept in the ids only",
+            name,
+            code="TT015",
+            is_left_out=False,
+        )
     if first.columns.label is not None and outside_text(first.columns.label) != "label":
-        remarks.add("column", "taken for the label", first.columns.label, is_left_out=False)
+        remarks.add("column", "taken for the label", first.columns.label, code="TT010", is_left_out=False)
     return tuple(remarks)

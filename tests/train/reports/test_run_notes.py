@@ -17,10 +17,10 @@ def test_warnings_that_differ_in_numbers_alone_are_one() -> None:
     )
     assert (found.trainings, found.noted) == (5, 4)
     assert found.different == (
-        Note(text=EDGE.format("1e-06"), methods=("ridge", "falkon"), trainings=3),
-        Note(text="layer4 is constant", methods=("lda",), trainings=1),
-        Note(text="layer3 is constant", methods=("lda",), trainings=1),
-        Note(text="3 of 10 centers were dropped", methods=("falkon",), trainings=1),
+        Note(code=None, text=EDGE.format("1e-06"), methods=("ridge", "falkon"), trainings=3),
+        Note(code=None, text="layer4 is constant", methods=("lda",), trainings=1),
+        Note(code=None, text="layer3 is constant", methods=("lda",), trainings=1),
+        Note(code=None, text="3 of 10 centers were dropped", methods=("falkon",), trainings=1),
     )
     first, second, *_ = found.lines()
     assert first.startswith("notes of 4 of 5 trainings, whole in each one's run.json")

@@ -428,7 +428,7 @@ def test_remarks_on_a_data_set_are_said_once_in_a_study(
     from toptune.extract.images.remarks import Remarks, each_said_once, say_remarks
 
     remarks = Remarks()
-    remarks.add("image", "beside the class folders", "a.png")
+    remarks.add("image", "beside the class folders", "a.png", code="TT003")
     with each_said_once():
         say_remarks(remarks, "photos")
         say_remarks(remarks, "photos")
