@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from toptune.commands.options.common import JSON, SPREADSHEET_SAFE, STORE
+from toptune.commands.options.common import JSON, SPREADSHEET_SAFE, STORE, together
 from toptune.commands.options.help import Choice, Command
 from toptune.commands.options.only_names import filled_models
 from toptune.commands.options.parsing import parse_names, parse_object
@@ -14,13 +14,30 @@ from toptune.commands.options.training import (
     COMPARED,
     DATASET,
     DATASET_VERSION,
-    MODELS,
     PARAMS,
     SEED,
     SEVERAL_MODELS,
 )
 from toptune.train.layers.options import SHORT_LIST_HEADS
 from toptune.train.reports.options import CompareOptions, LayerReportOptions
+from toptune.train.runs.options import FUSIONS
+
+COMPARED_MODELS = together(
+    click.option(
+        "--model",
+        "models",
+        multiple=True,
+        metavar="NAME",
+        help="Model to compare, as it was given to extract; by default the only one of the data set. The "
+        "option may be given several times; @FILE has one model a line.",
+    ),
+    click.option(
+        "--fusion",
+        type=Choice(FUSIONS),
+        help="Let several models share each run, in place of comparing them: late trains a head on each and "
+        "weighs their probabilities, join trains one head on the columns of all.",
+    ),
+)
 
 
 @click.command("layers-report", cls=Command)
@@ -78,9 +95,11 @@ def layers_report(root: str, as_json: bool, **options: Any) -> None:
 @click.command(cls=Command)
 @STORE
 @DATASET
-@MODELS
+@COMPARED_MODELS
 @click.option(
-    "--heads", required=True, callback=parse_names, help="Heads to compare, named as for train, with commas."
+    "--heads",
+    callback=parse_names,
+    help="Heads to compare, named as for train, with commas; with several --model, by default falkon.",
 )
 @click.option(
     "--out",
@@ -111,10 +130,11 @@ def layers_report(root: str, as_json: bool, **options: Any) -> None:
 @BUDGET
 @COMPARED
 def compare(root: str, as_json: bool, **options: Any) -> None:
-    """Train several heads on repeated splits or samples.
+    """Train several heads or models on repeated splits or samples.
 
-    The table has means, intervals and paired tests. With several --model, each run is of all of them. The
-    options of train say which images are trained on and tested on.
+    Each of --heads is trained on each --model, and the table has means, intervals and paired tests; with
+    --fusion, several --model share each run instead. The options of train say which images are trained on and
+    tested on.
     """
     from toptune.train import compare_heads
     from toptune.workflows import work_progress

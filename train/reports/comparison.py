@@ -1,4 +1,4 @@
-"""`compare_heads`: several heads over the same repeated splits, with intervals and paired tests."""
+"""`compare_heads`: heads and models over the same repeated splits, with intervals and paired tests."""
 
 import os
 import re
@@ -20,7 +20,13 @@ from toptune.train.fusion.late import share_of_budget
 from toptune.train.fusion.members import open_members
 from toptune.train.heads.kinds import kind_of
 from toptune.train.heads.options import AUTO_HEAD
-from toptune.train.reports.comparison_report import UNGROUPED, Comparison, RunRow, compare_rows
+from toptune.train.reports.comparison_report import (
+    UNGROUPED,
+    Comparison,
+    RunRow,
+    compare_rows,
+    namer_of,
+)
 from toptune.train.reports.notes import gather_notes
 from toptune.train.reports.options import CompareArguments, CompareOptions
 from toptune.train.rows.splits import NAMED, split_manifest
@@ -35,10 +41,11 @@ _ADVICE = "remove the folder, or give another --out"
 
 @dataclass(frozen=True, kw_only=True)
 class _Planned:
-    """A run to be made, and the name of the run."""
+    """A run to be made, of one model or of several that share it, and the name of the run."""
 
     name: str
     head: str
+    models: tuple[str, ...]
     seed: int
     is_grouped: bool
 
@@ -49,17 +56,17 @@ def compare_heads(
     dataset: str,
     model: str | None = None,
     models: Sequence[str] | None = None,
-    heads: Sequence[str],
+    heads: Sequence[str] | None = None,
     out: str | os.PathLike[str],
     progress: Callable[[int, int], None] | None = None,
     spreadsheet_safe: bool = False,
     **arguments: Unpack[CompareArguments],
 ) -> Comparison:
-    """Train every head with several seeds, and compare the figures of their test rows.
+    """Train every head on every model with several seeds, and compare the figures of their test rows.
 
     A seed draws the split (unless the manifest names the test rows), the sample (with `shots` or
-    `train_size`) and the head's own random numbers; all heads meet the same rows. Runs lie under ``out/runs``
-    as `train` writes them. A run that is there, of the same options, is not trained again, so that the same
+    `train_size`) and the head's own random numbers; all of them meet the same rows. Runs lie under
+    ``out/runs`` as `train` writes them. A run that is there, of the same options, is not trained again, so that the same
     call resumes, and a call with more heads or seeds extends the comparison.
 
     Parameters
@@ -71,9 +78,10 @@ def compare_heads(
     model : str, optional
         Name of the model whose features are in the store.
     models : sequence of str, optional
-        In place of `model`, several models that share each run; ``fusion`` says how.
-    heads : sequence of str
-        Names of heads, as for `toptune.train.train`. Two or more are tested in pairs.
+        In place of `model`, several models that are compared. With ``fusion`` they share each run instead.
+    heads : sequence of str, optional
+        Names of heads, as for `toptune.train.train`. Each head on each model is tested against the others
+        in pairs. By default the default head of `train`, if there are several models to compare.
     out : path
         Folder for ``compare.csv`` (one row for each run), ``compare.json`` and the runs.
     progress : callable, optional
@@ -91,19 +99,22 @@ def compare_heads(
     Raises
     ------
     InputError
-        As `toptune.train.train`; for an `out` that holds something else or runs of other options.
+        As `toptune.train.train`; if neither heads nor several models are given; for an `out` that
+        holds something else or runs of other options.
     """
     options, meter = options_of(CompareOptions, arguments, call="compare_heads"), CostMeter()
-    names = [str(head) for head in heads]
-    options.check_heads(names)
+    contests = options.contests(model, models)
+    names = options.heads_of(heads, contests)
     for name in names:
         if name != AUTO_HEAD:
             kind_of(name)  # This refuses an unknown head before the first run.
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    shared = options.of_features.check_models(model, models)
-    features = open_members(opened, dataset, {name: options.of_features.for_model(name) for name in shared})
+    all_models = [name for contest in contests for name in contest]
+    features = open_members(
+        opened, dataset, {name: options.of_features.for_model(name) for name in all_models}
+    )
     if options.leak:
-        _check_leak(features[shared[0]], options)
+        _check_leak(features[all_models[0]], options)
     folder = Path(os.fspath(out)).absolute()
     if (folder / RUNS).is_dir():
         # Runs that are there are taken as they are; those that are missing, and the table, are written.
@@ -111,14 +122,14 @@ def compare_heads(
         check_writable(folder, option="out")
     else:
         check_out(folder)
-    planned = _plan(names, options)
+    planned = _plan(names, contests, options)
     rows: list[RunRow] = []
-    warnings: list[tuple[str, list[str]]] = []
+    warnings: list[Sequence[str]] = []
     devices: dict[str, None] = {}
     for done, run in enumerate(planned):
         if progress is not None:
             progress(done, len(planned))
-        wanted = options.training(run.head, shared, seed=run.seed, is_grouped=run.is_grouped)
+        wanted = options.training(run.head, run.models, seed=run.seed, is_grouped=run.is_grouped)
         path = folder / RUNS / run.name
         # A RUN folder appears whole, so that a folder that is there is a finished run.
         if not path.exists():
@@ -129,20 +140,24 @@ def compare_heads(
                 dataset_version=options.dataset_version,
                 # Nobody updates the runs of a comparison, and sums take about 4 (folds + 1) M^2 bytes a run.
                 keep_sums=False,
-                **(wanted if len(shared) > 1 else wanted | {"model": shared[0]}),
+                **(wanted if len(run.models) > 1 else wanted | {"model": run.models[0]}),
             )
-        record, metrics = _finished(path, wanted, features, options)
+        members = {name: features[name] for name in run.models}
+        record, metrics = _finished(path, wanted, members, options)
         split = "" if options.group_by is None else "grouped" if run.is_grouped else UNGROUPED
-        arrays = _arrays(path, record)
-        rows.append(RunRow.of(record, metrics, arrays=arrays, split=split, folder=f"{RUNS}/{run.name}"))
-        warnings.append((run.head, list(record.warnings)))
+        row = RunRow.of(
+            record, metrics, models=run.models, arrays=_arrays(path, record), split=split,
+            folder=f"{RUNS}/{run.name}",
+        )  # fmt: skip
+        rows.append(row)
+        warnings.append(record.warnings)
         # Each training settles what `auto` means by its head and its size, and its run records the device.
         devices[str(record.options.get("device"))] = None
     if progress is not None:
         progress(len(planned), len(planned))
     request = {
         "dataset": dataset,
-        "model": " + ".join(shared),
+        "model": ", ".join(map(" + ".join, contests)),
         "heads": names,
         "seeds": options.seeds,
         "leak": options.leak,
@@ -151,24 +166,29 @@ def compare_heads(
         rows,
         folder=folder,
         config=json_ready(request | {"options": options.to_dict() | {"device": " + ".join(devices)}}),
-        notes=gather_notes(warnings),
+        notes=gather_notes(zip(map(namer_of(rows), rows), warnings, strict=True)),
         costs=meter.to_dict(),
     )
     comparison.write(spreadsheet_safe=spreadsheet_safe)
     return comparison
 
 
-def _plan(heads: Sequence[str], options: CompareOptions) -> list[_Planned]:
-    """List the runs: all heads with one seed come before the next seed, so that all have equally many."""
+def _plan(
+    heads: Sequence[str], contests: Sequence[tuple[str, ...]], options: CompareOptions
+) -> list[_Planned]:
+    """List the runs: all with one seed come before the next seed, so that all have equally many."""
+    of_model = {each: f"{_folder_name(each[0])}-" if len(contests) > 1 else "" for each in contests}
     return [
         _Planned(
-            name=f"{_folder_name(head)}{'' if is_grouped else f'-{UNGROUPED}'}-seed{seed}",
+            name=f"{of_model[models]}{_folder_name(head)}{'' if is_grouped else f'-{UNGROUPED}'}-seed{seed}",
             head=head,
+            models=models,
             seed=seed,
             is_grouped=is_grouped,
         )
         for is_grouped in ((True, False) if options.leak else (True,))
         for seed in range(options.seeds)
+        for models in contests
         for head in heads
     ]
 

@@ -1,6 +1,6 @@
-"""`Comparison`: what repeated runs of several heads amount to, as a table, CSV and JSON."""
+"""`Comparison`: what repeated runs of several heads or models amount to, as a table, CSV and JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -40,6 +40,8 @@ class RunRow:
 
     Attributes
     ----------
+    head, model : str
+        Name of the head; name of the model, or names of several that share the run, with ``+`` between them.
     split : str
         ``grouped`` or ``ungrouped``; empty where no groups were named.
     is_fixed : bool
@@ -53,6 +55,7 @@ class RunRow:
     """
 
     head: str
+    model: str
     split: str
     seed: int
     accuracy: float
@@ -70,11 +73,19 @@ class RunRow:
 
     @classmethod
     def of(
-        cls, record: RunRecord, metrics: RunMetrics, *, arrays: Sequence[str], split: str, folder: str
+        cls,
+        record: RunRecord,
+        metrics: RunMetrics,
+        *,
+        models: Sequence[str],
+        arrays: Sequence[str],
+        split: str,
+        folder: str,
     ) -> "RunRow":
-        """Take a row from the record and the metrics of a run, and the names of the arrays of its heads."""
+        """Take a row from the record and the metrics of a run, its models, and the arrays of its heads."""
         return cls(
             head=str(record.options["head"]),
+            model=" + ".join(models),
             split=split,
             seed=record_from_json(RowOptions, record.options, where=folder).seed,
             **{name: getattr(metrics, name) for name in METRICS},
@@ -101,7 +112,8 @@ class Comparison:
     rows : tuple of RunRow
         One row for each run.
     heads : dict
-        `Spread` of each figure of each head.
+        `Spread` of each figure of each head; where several models are compared, of each model, or of each
+        head on each model, ``model · head``.
     pairs : list of dict
         Paired tests: ``metric``, ``first``, ``second``, ``difference``, ``t``, ``p``, and ``p_holm`` over all
         pairs of that metric.
@@ -141,7 +153,8 @@ class Comparison:
 
     def __str__(self) -> str:
         first = self.rows[0]
-        columns = ("head", "accuracy", "95 % interval", "balanced", "macro F1", "log-loss", "seconds")
+        what = _what_differs(self.rows)
+        columns = (what, "accuracy", "95 % interval", "balanced", "macro F1", "log-loss", "seconds")
         title = (
             f"{self.config['dataset']}, {self.config['model']}: mean +- deviation of "
             f"{counted(self.config['seeds'], 'run')}, {first.n_train} training and {first.n_test} "
@@ -156,7 +169,8 @@ class Comparison:
                 for pair in tested
             ]  # fmt: skip
             parts.append(printed_table(
-                "accuracy, corrected resampled t-test", ("heads", "difference", "t", "p", "p (Holm)"), cells
+                "accuracy, corrected resampled t-test",
+                (f"{what}s", "difference", "t", "p", "p (Holm)"), cells,
             ))  # fmt: skip
         if self.leak:
             cells = [
@@ -165,10 +179,27 @@ class Comparison:
             ]
             parts.append(printed_table(
                 "the leak: ungrouped splits less grouped ones, 95 % interval",
-                ("head", "accuracy", "balanced", "macro F1", "log-loss"), cells,
+                (what, "accuracy", "balanced", "macro F1", "log-loss"), cells,
             ))  # fmt: skip
         last = [self.variance, *self.notes.lines(), describe_costs(self.costs), f"written to {self.folder}"]
         return "\n\n".join([*parts, "\n".join(last)])
+
+
+def _what_differs(rows: Sequence[RunRow]) -> str:
+    """Return the heading of the names that `namer_of` gives."""
+    is_one_model = len({row.model for row in rows}) == 1
+    is_one_head = len({row.head for row in rows}) == 1
+    return "head" if is_one_model else "model" if is_one_head else "setting"
+
+
+def namer_of(rows: Sequence[RunRow]) -> Callable[[RunRow], str]:
+    """Return how rows are called: by the head, by the model, or by both, as what differs among them."""
+    n_heads, n_models = len({row.head for row in rows}), len({row.model for row in rows})
+    if n_models == 1:
+        return lambda row: row.head
+    if n_heads == 1:
+        return lambda row: row.model
+    return lambda row: f"{row.model} · {row.head}"
 
 
 def compare_rows(
@@ -179,15 +210,18 @@ def compare_rows(
     others = [row for row in rows if row.split == UNGROUPED]
     # Ungrouped runs only measure the leak. They take no part in the comparison of heads.
     ratio, variance = _correlation(kept)
-    names = list(dict.fromkeys(row.head for row in kept))
+    name_of = namer_of(rows)
+    names = list(dict.fromkeys(map(name_of, kept)))
+
+    def values(rows: Sequence[RunRow], name: str, metric: str) -> list[float]:
+        return [getattr(row, metric) for row in rows if name_of(row) == name]
+
     pairs: list[dict[str, Any]] = []
     for metric in METRICS:
         found = [
             {"metric": metric, "first": first, "second": second}
             | asdict(
-                corrected_paired_test(
-                    _values(kept, first, metric), _values(kept, second, metric), ratio=ratio
-                )
+                corrected_paired_test(values(kept, first, metric), values(kept, second, metric), ratio=ratio)
             )
             for first, second in combinations(names, 2)
         ]
@@ -202,13 +236,13 @@ def compare_rows(
         costs=costs,
         rows=tuple(rows),
         heads={
-            name: {metric: spread_of(_values(kept, name, metric)) for metric in (*METRICS, *_SECONDS)}
+            name: {metric: spread_of(values(kept, name, metric)) for metric in (*METRICS, *_SECONDS)}
             for name in names
         },
         pairs=pairs,
         leak={
             name: {
-                metric: difference_of_means(_values(others, name, metric), _values(kept, name, metric))
+                metric: difference_of_means(values(others, name, metric), values(kept, name, metric))
                 for metric in METRICS
             }
             for name in names
@@ -216,10 +250,6 @@ def compare_rows(
         },
         variance=variance,
     )
-
-
-def _values(rows: Sequence[RunRow], head: str, metric: str) -> list[float]:
-    return [getattr(row, metric) for row in rows if row.head == head]
 
 
 def _correlation(rows: Sequence[RunRow]) -> tuple[float | None, str]:

@@ -1,7 +1,7 @@
 """`LayerReportOptions` and `CompareOptions`: what is compared, on which rows; checked without torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypedDict
 
@@ -181,7 +181,7 @@ class CompareOptions:
     dataset_version : int, optional
         Version of a data set that grew; by default the latest.
     fusion : {"late", "join"}, optional
-        How several models share each run, as `TrainOptions` describes it.
+        Let several models share each run, as `TrainOptions` describes it; by default each has its own.
     layers, pooling, preprocess : optional
         Stored arrays that the heads use, and the steps before each head, as `TrainOptions` describes them.
     cv, class_weight : optional
@@ -251,14 +251,40 @@ class CompareOptions:
             layers=self.layers,
         )
 
-    def check_heads(self, heads: Sequence[str]) -> None:
-        """Refuse a list of heads that the options do not fit.
+    def contests(self, model: str | None, models: Sequence[str] | None) -> list[tuple[str, ...]]:
+        """Return the models of the runs that are compared: each for itself, or all in one with a fusion.
+
+        Raises
+        ------
+        InputError
+            As `TrainOptions.check_models`.
+        """
+        # Models that are compared share no run, so that nothing is asked of a fusion.
+        alone = replace(self.of_features, head=HeadOptions()) if self.fusion is None else self.of_features
+        names = alone.check_models(model, models)
+        return [names] if self.fusion is not None else [(name,) for name in names]
+
+    def heads_of(self, heads: Sequence[str] | None, contests: Sequence[Sequence[str]]) -> list[str]:
+        """Return the heads that were asked for; of several models that are compared, the default head.
 
         Raises
         ------
         InputError
             For no head, or one twice; for a budget without head ``auto``; for parameters of another head.
         """
+        if heads is None and len(contests) > 1:
+            heads = [HeadOptions.head]
+        if heads is None:
+            raise InputError(
+                "there is nothing to compare; give --heads with several names, such as falkon,ridge,knn, or "
+                "--model several times",
+                option="heads",
+            )
+        names = [str(head) for head in heads]
+        self._check_heads(names)
+        return names
+
+    def _check_heads(self, heads: Sequence[str]) -> None:
         if not heads or len(set(heads)) < len(heads):
             raise InputError(f"heads are {', '.join(heads) or 'none'}; name each once, and at least one")
         if self.budget is not None and AUTO_HEAD not in heads:

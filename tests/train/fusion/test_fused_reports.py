@@ -46,9 +46,51 @@ def test_heads_are_compared_on_several_models(fusion: str, two_models: Store, tm
         compare_heads(store, heads=heads, out=tmp_path / "out", fusion=fusion, **options | {"layers": "all"})
 
 
+def test_models_are_compared_as_they_are_typed(run_cli: Run, two_models: Store, tmp_path: Path) -> None:
+    store = two_models()
+    models = ("compare", "--store", store.root, "--cv", "3", "--model", "small", "--model", "large")
+    code, out, err = run_cli(*models, "--seeds", "2", "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "small - large" in out
+    report = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert [*report["heads"]] == BOTH
+    assert report["config"]["heads"] == ["falkon"]
+    assert report["config"]["model"] == "small, large"
+    rows = [(row["model"], row["head"], row["seed"], row["folder"]) for row in report["rows"]]
+    assert rows[:2] == [
+        ("small", "falkon", 0, "runs/small-falkon-seed0"), ("large", "falkon", 0, "runs/large-falkon-seed0"),
+    ]  # fmt: skip
+    # Each run is of one model, and both meet the same rows.
+    records = [json.loads((tmp_path / "out" / row[3] / "run.json").read_text()) for row in rows[:2]]
+    assert [record["model"] for record in records] == BOTH
+    assert records[0]["split"]["rows_digest"] == records[1]["split"]["rows_digest"]
+    one = train(store, model="large", cv=3, seed=1, out=tmp_path / "one")
+    assert report["rows"][3]["log_loss"] == pytest.approx(one.metrics["log_loss"], rel=1e-9)
+    # More heads extend the comparison; models, heads and what they say then have both names.
+    code, out, err = run_cli(*models, "--seeds", "2", "--heads", "falkon,ncm", "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "small · ncm - large · falkon" in out
+    assert len([*(tmp_path / "out" / "runs").iterdir()]) == 8
+
+
+def test_a_comparison_needs_two_of_something(run_cli: Run, two_models: Store, tmp_path: Path) -> None:
+    store = two_models()
+    code, _, err = run_cli("compare", "--store", store.root, "--model", "small", "--out", tmp_path / "out")
+    assert code == 2
+    assert "nothing to compare; give --heads with several names" in " ".join(err.split())
+    # Models that do not share a run need no folds to be weighed by.
+    options: dict[str, Any] = {"dataset": "pets", "heads": ["ridge"], "cv": None, "seeds": 1}
+    options["params"] = {"ridge": {"penalty": 0.1}}
+    found = compare_heads(store, models=BOTH, out=tmp_path / "out", **options)
+    assert [row.model for row in found.rows] == BOTH
+    with pytest.raises(InputError, match="model 'small' is given 2 times"):
+        compare_heads(store, models=["small", "small"], out=tmp_path / "out", **options)
+
+
 def test_a_comparison_of_auto_heads_goes_on(two_models: Store, tmp_path: Path) -> None:
     store = two_models()
     options: dict[str, Any] = {"dataset": "pets", "models": BOTH, "cv": 3, "heads": ["auto"], "seeds": 1}
+    options["fusion"] = "late"
     first = compare_heads(store, out=tmp_path / "out", budget=0.01, **options)
     assert compare_heads(store, out=tmp_path / "out", budget=0.01, **options).rows == first.rows
     with pytest.raises(InputError, match=r"a run with budget 0\.005"):
@@ -58,9 +100,9 @@ def test_a_comparison_of_auto_heads_goes_on(two_models: Store, tmp_path: Path) -
 def test_runs_of_other_models_are_told(two_models: Store, tmp_path: Path) -> None:
     two_models(root=tmp_path / "store")
     options: dict[str, Any] = {"dataset": "pets", "cv": 3, "heads": ["ncm"], "seeds": 1}
-    compare_heads(tmp_path / "store", models=BOTH, out=tmp_path / "out", **options)
+    compare_heads(tmp_path / "store", models=BOTH, fusion="late", out=tmp_path / "out", **options)
     with pytest.raises(InputError, match="is a run with models"):
-        compare_heads(tmp_path / "store", models=BOTH[::-1], out=tmp_path / "out", **options)
+        compare_heads(tmp_path / "store", models=BOTH[::-1], fusion="late", out=tmp_path / "out", **options)
     with pytest.raises(InputError, match="fusion is 'late' with the one model 'small'"):
         compare_heads(tmp_path / "store", model="small", fusion="late", out=tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
