@@ -66,8 +66,8 @@ def compare_heads(
 
     A seed draws the split (unless the manifest names the test rows), the sample (with `shots` or
     `train_size`) and the head's own random numbers; all of them meet the same rows. Runs lie under
-    ``out/runs`` as `train` writes them. A run that is there, of the same options, is not trained again, so that the same
-    call resumes, and a call with more heads or seeds extends the comparison.
+    ``out/runs`` as `train` writes them. A run that is there, of the same options, is not trained again, so
+    that the same call resumes, and a call with more heads, models or seeds extends the comparison.
 
     Parameters
     ----------
