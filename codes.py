@@ -39,6 +39,7 @@ WARNINGS: Mapping[str, str] = {
     "TT020": "Images of no split are left out",
     "TT021": "Imported rows and ids do not match",
     "TT022": "Images use a small part of their range",
+    "TT023": "Rows are boxes of images",
     "TT101": "Half precision is slow on a CPU",
     "TT102": "Precision auto takes fp32",
     "TT103": "Features in reduced precision differ from those in fp32",

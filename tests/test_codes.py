@@ -169,7 +169,7 @@ def test_warnings_of_images_are_ignored_in_logs_and_json(
 def test_codes_that_cannot_be_ignored_are_refused(run_cli: Run) -> None:
     code, _, err = run_cli("doctor", "--ignore", "TT030")
     assert code == 2
-    assert "'TT030' is no code; the nearest is TT022: Images use a small part" in " ".join(err.split())
+    assert "'TT030' is no code; the nearest is TT023: Rows are boxes of images" in " ".join(err.split())
     code, _, err = run_cli("doctor", "--ignore", "TT901")
     assert code == 2
     assert "a code is such as TT012" in run_cli("doctor", "--ignore", "edges")[2]

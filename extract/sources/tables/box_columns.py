@@ -52,7 +52,10 @@ def read_boxes(table: OutsideTable, columns: Sequence[str], where: str, remarks:
             )
     if there:
         unit = "as shares of the image's width and height" if are_shares else "in pixels"
-        remarks.add("row", f"of a box of an image, {unit}", None, count=len(there), is_left_out=False)
+        remarks.add(
+            "row", f"of a box of an image, {unit}", None,
+            code="TT023", count=len(there), is_left_out=False,
+        )  # fmt: skip
     return [None if edges is None else Box(*edges, are_shares=are_shares) for edges in rows]
 
 

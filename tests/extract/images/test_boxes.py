@@ -45,7 +45,7 @@ def test_boxes_are_crops(photo: Path) -> None:
         np.testing.assert_array_equal(pixels, expected)
     assert source.manifest().ids == ["a.png[5,10,25,40]", "a.png[0,0,60,40]", "a.png"]
     assert source.manifest().column("x1") == ["25", "60", None]
-    assert list(map(str, remarks_of(source))) == ["note: 2 rows of a box of an image, in pixels"]
+    assert list(map(str, remarks_of(source))) == ["note: 2 rows of a box of an image, in pixels [TT023]"]
 
 
 def test_boxes_may_be_shares_and_come_as_a_frame(photo: Path) -> None:

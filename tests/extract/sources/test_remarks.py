@@ -19,7 +19,7 @@ TEXT = b"no image"
 
 
 def said(source: ImageSource) -> list[str]:
-    return [str(remark) for remark in remarks_of(source) if not remark.is_litter]
+    return [remark.sentence for remark in remarks_of(source) if not remark.is_litter]
 
 
 def in_folder(root: Path, names: Mapping[str, bytes]) -> Path:
@@ -257,7 +257,7 @@ def test_images_without_any_label_are_told_with_the_columns(
     dry(tmp_path / "p" / "m.csv")
     (record,) = caplog.records
     assert "note: 4 images without a label, which are all of them; --label-column" in record.getMessage()
-    assert record.getMessage().endswith(": kind, site")
+    assert record.getMessage().endswith(": kind, site [TT012]")
     caplog.clear()
     dry(in_folder(tmp_path / "flat", {"1.png": PNG}))
     assert "1 image without a label, which are all of them; training needs class folders" in caplog.text
@@ -270,7 +270,8 @@ def test_extraction_ends_with_what_was_left_out(tmp_path: Path, caplog: pytest.L
     folder = in_folder(tmp_path / "photos", CATS | {"loose.png": PNG, ".DS_Store": TEXT})
     summary = extract(folder, model="random:test_resnet", store=tmp_path / "photos" / "store", img_size=32)
     assert [record.getMessage() for record in caplog.records] == [
-        "photos: left out: 1 image beside the class folders (loose.png); move them into a folder to take them"
+        "photos: left out: 1 image beside the class folders (loose.png); move them into a folder to take "
+        "them [TT003]"
     ]
     found = {each["noun"]: each for each in json.loads(json.dumps(summary.to_dict()))["remarks"]}
     assert found["image"]["examples"] == ["loose.png"]

@@ -42,7 +42,7 @@ def test_images_are_excluded_and_the_others_stay_on_their_side(text: str, tmp_pa
     assert set(rows.split.train.tolist()) == set(before.split.train.tolist()) - gone
     assert set(rows.split.test.tolist()) == set(before.split.test.tolist()) - gone
     assert (rows.split.n_excluded, rows.split.n_unlabelled) == (2, 0)
-    assert rows.notes == [f"2 images excluded by {tmp_path / 'decisions.csv'}"]
+    assert rows.notes == [f"2 images excluded by {tmp_path / 'decisions.csv'} [TT307]"]
 
 
 def test_labels_are_those_that_were_decided(tmp_path: Path) -> None:
@@ -53,10 +53,10 @@ def test_labels_are_those_that_were_decided(tmp_path: Path) -> None:
     assert (changed.labels[:3], manifest().labels[:3]) == (["b", "b", "a"], ["a", "b", "a"])
     assert changed.pictures_digest == manifest().pictures_digest
     rows = choose_rows(changed, RowOptions(exclude=path, relabel_with=path), cv=5)
-    assert rows.notes == [f"1 image excluded by {path}", f"1 image relabeled by {path}"]
+    assert rows.notes == [f"1 image excluded by {path} [TT307]", f"1 image relabeled by {path} [TT307]"]
     told = Decisions.read(exclude=path).notes
-    assert told == (f"not used: 1 decision of {path} to relabel, which --relabel-with takes",)
-    assert Decisions.read(relabel_with=path).notes[0].endswith("which --exclude takes")
+    assert told == (f"not used: 1 decision of {path} to relabel, which --relabel-with takes [TT308]",)
+    assert Decisions.read(relabel_with=path).notes[0].endswith("which --exclude takes [TT308]")
 
 
 @pytest.mark.parametrize("name", ["findings.json", "findings.csv", "groups.csv"])
@@ -151,7 +151,8 @@ def test_findings_of_a_clean_data_set_decide_nothing(tmp_path: Path) -> None:
     assert Decisions.saved(Path(again), decisions.files) == decisions
     rows = choose_rows(manifest(), RowOptions(exclude=path, keep_together=path), cv=5)
     assert rows.notes == [
-        f"0 images excluded by {path}", f"0 images kept together in 0 groups by {path}"
+        f"0 images excluded by {path} [TT307]",
+        f"0 images kept together in 0 groups by {path} [TT307]",
     ]  # fmt: skip
 
 

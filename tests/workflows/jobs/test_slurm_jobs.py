@@ -141,7 +141,7 @@ def test_scripts_are_bash_that_says_what_was_asked(run_cli: Run, awkward: Path) 
     assert code == 0, err
     report = json.loads(out)
     assert report["plan"]["tasks"] == 1
-    assert report["plan"]["notes"] == ["7 tasks asked for, 1 made: that is how many units there are"]
+    assert report["plan"]["notes"] == ["7 tasks asked for, 1 made: that is how many units there are [TT512]"]
     assert report["jobs"] == {}
     assert not (awkward / "the store").exists()
     scripts = awkward / "my jobs"

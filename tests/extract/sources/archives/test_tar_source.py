@@ -125,7 +125,7 @@ def test_short_texts_are_labels_and_captions_are_not(tmp_path: Path) -> None:
     source = open_shards([tmp_path / "b.tar"])
     assert source.manifest().labels == [None, None]
     (remark,) = source.remarks
-    assert str(remark) == "left out: 2 texts in members .txt, too long for labels"
+    assert remark.sentence == "left out: 2 texts in members .txt, too long for labels"
 
 
 def test_json_labels_may_be_several(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_cifar_in_every_protocol_is_cifars_binary_version(tmp_path: Path, protoc
 
 def test_missing_batches_of_cifar_are_named(tmp_path: Path) -> None:
     (remark,) = remarks_of(open_source(make_cifar_binary(tmp_path)))
-    assert str(remark) == ("left out: 4 files missing, of 6; there are data_batch_1.bin, test_batch.bin")
+    assert remark.sentence == ("left out: 4 files missing, of 6; there are data_batch_1.bin, test_batch.bin")
 
 
 def test_cifar_100_keeps_both_labels(tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_blanks_are_taken_off_the_names_of_columns(tmp_path: Path, form: str) ->
     source = open_source(file)
     assert list(source.manifest().labels) == ["a", "b"]
     assert source.manifest().column("site") == ["x", "y"]
-    assert [str(remark) for remark in remarks_of(source)] == [
+    assert [remark.sentence for remark in remarks_of(source)] == [
         "left out: 1 column with a name of toptune's own (split); rename it"
     ]
     assert list(open_source(file, label_column="site").manifest().labels) == ["x", "y"]
