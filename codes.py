@@ -78,6 +78,8 @@ WARNINGS: Mapping[str, str] = {
     "TT312": "Classes take no part in cross-validation",
     "TT313": "Test images are of classes without training",
     "TT314": "Layers were compared on a sample",
+    "TT315": "No label applies to training images",
+    "TT316": "Labels of training images are unknown",
     "TT401": "A chosen value is at the edge of its grid",
     "TT402": "A system needed jitter",
     "TT403": "Combinations could not be fitted",

@@ -92,12 +92,12 @@ class Multilabel(Task):
         unknown = Counter(label.removeprefix(UNKNOWN) for label in labels if label.startswith(UNKNOWN))
         notes = []
         if n_bare:
-            notes.append(f"no label applies to {counted(n_bare, 'training image')}")
+            notes.append(f"no label applies to {counted(n_bare, 'training image')} [TT315]")
         if unknown:
             shown = named([(label, count) for label, count in unknown.most_common()], most=_SHOWN)
             notes.append(
                 f"unknown: {sum(unknown.values())} of {len(texts) * len(_counts(texts))} labels of training "
-                f"images ({shown}); each is left out of the loss of its label"
+                f"images ({shown}); each is left out of the loss of its label [TT316]"
             )
         return notes
 
