@@ -74,7 +74,7 @@ def default_batch_size(backbone: Backbone, arrays: Sequence[TapArray]) -> int:
 
 def _pass_bytes(backbone: Backbone, arrays: Sequence[TapArray], size: int) -> int:
     """Return the most bytes of the device that tensors of a pass take, beside what lies there before."""
-    pixels = np.zeros((size, *backbone.transform.size, 3), dtype=np.uint8)
+    pixels = np.zeros((size, *backbone.transform.size, backbone.transform.n_channels), dtype=np.uint8)
     torch.cuda.reset_peak_memory_stats(backbone.device)
     before = torch.cuda.memory_allocated(backbone.device)
     forward_pixels(backbone, pixels, arrays).result()
@@ -92,7 +92,8 @@ def measure_batch_size(backbone: Backbone, arrays: Sequence[TapArray]) -> int:
     rng = np.random.default_rng(0)
     with Streams(count_streams(backbone)) as streams:
         for size in CANDIDATES[kind]:
-            pixels = rng.integers(0, 256, (size, *backbone.transform.size, 3), dtype=np.uint8)
+            shape = (size, *backbone.transform.size, backbone.transform.n_channels)
+            pixels = rng.integers(0, 256, shape, dtype=np.uint8)
             seconds = _least_seconds(backbone, pixels, arrays, streams)
             if seconds is None:
                 torch.cuda.empty_cache()

@@ -16,12 +16,15 @@ PACKAGES = ("toptune", "torch", "torchvision", "timm", "zarr", "scikit-learn", "
 EXTRAS = {
     "co2": "codecarbon",
     "dask": "distributed",
+    "dicom": "pydicom",
     "export": "onnxruntime",
     "faiss": "faiss-cpu",
     "gpu": "nvidia-ml-py",
+    "heif": "pillow-heif",
     "jobqueue": "dask-jobqueue",
     "open-clip": "open-clip-torch",
     "s3": "obstore",
+    "tiff": "tifffile",
     "transformers": "transformers",
     "umap": "umap-learn",
 }

@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("options",),
     ("machine", "costs", "store/files", "train/numerics"),
     ("store/arrays", "store/datasets"),
-    ("store/features", "train/tasks"),
+    ("store/features", "extract/images/kinds", "train/tasks"),
     (
         "store/joined",
         "store/upkeep",

@@ -17,7 +17,13 @@ from toptune.commands.options.common import (
     stop_options,
 )
 from toptune.commands.options.help import Choice, Command, examples
-from toptune.commands.options.parsing import listed, parse_batch_size, parse_floats, parse_object
+from toptune.commands.options.parsing import (
+    listed,
+    parse_bands,
+    parse_batch_size,
+    parse_floats,
+    parse_object,
+)
 from toptune.commands.options.printing import echo, report_failures, show
 from toptune.machine.devices import AUTO
 
@@ -90,6 +96,23 @@ from toptune.machine.devices import AUTO
 )
 @click.option("--crop-pct", type=float, help="Share of the resized image that the center crop keeps.")
 @click.option("--interpolation", help="Interpolation, such as bilinear or bicubic, in place of the model's.")
+@click.option(
+    "--in-chans",
+    type=click.IntRange(1),
+    help="Bands that the network takes, by default 3; timm adapts the first layer.",
+)
+@click.option(
+    "--bands",
+    callback=parse_bands,
+    metavar="N,N,...",
+    help="Bands of the images for the network, counted from 1, in its order, such as 3,2,1.",
+)
+@click.option(
+    "--scale",
+    metavar="MIN:MAX|percentile|dtype",
+    help="Which values become black and white: two values, the 1st and 99th percentile of each band, or the "
+    "range of the file's type; by default what the file declares.",
+)
 @MODEL_KWARGS
 @click.option(
     "--fold/--no-fold",

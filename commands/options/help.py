@@ -19,7 +19,10 @@ HEADINGS: Mapping[str, str] = {
         "store run dataset dataset-version data id split path-column label-column table ids labels splits "
         "arrays"
     ),
-    "Model": "model fusion weights img-size mean std crop-pct interpolation decode model-kwargs",
+    "Model": (
+        "model fusion weights img-size mean std crop-pct interpolation decode in-chans bands scale "
+        "model-kwargs"
+    ),
     "Layers": "layers pooling preprocess short-list search-rows",
     "Head": "head heads best budget kernel penalty sigma centers solver class-weight cv threshold params",
     "Training rows": (

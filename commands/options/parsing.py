@@ -71,6 +71,18 @@ def parse_floats(_context: click.Context, _option: click.Parameter, value: str |
     return numbers
 
 
+def parse_bands(_context: click.Context, _option: click.Parameter, value: str | None) -> list[int] | None:
+    """Parse numbers of bands with commas between them: ``3,2,1``."""
+    if value is None:
+        return None
+    try:
+        return [int(part) for part in value.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{value!r} is no list of bands; give numbers from 1, such as 3,2,1"
+        ) from error
+
+
 def parse_age(context: click.Context, option: click.Parameter, value: str | None) -> timedelta | None:
     """Parse a length of time as `parse_seconds` does, but with a unit: what is older than that is removed."""
     seconds = parse_seconds(context, option, value)

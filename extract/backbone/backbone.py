@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from PIL import Image
 from timm.data import resolve_data_config
 
 from toptune.errors import InputError
@@ -26,6 +25,8 @@ from toptune.extract.backbone.transform import EvalTransform
 from toptune.extract.backbone.upper_half import UPPER, split_upper, upper_arrays, upper_blocks
 from toptune.extract.backbone.weights import weights_digest
 from toptune.extract.images.decode import AUTO, NEW_FEATURES, decoding
+from toptune.extract.images.kinds.band_image import AnyImage
+from toptune.extract.images.kinds.reading import COLORS
 from toptune.machine.device_memory import explained_out_of_memory
 from toptune.machine.devices import resolve_device, resolve_precision
 from toptune.machine.precision import fixed_algorithms, full_precision
@@ -135,7 +136,7 @@ class Backbone:
             array.tap.dim(array.pooling)
         return arrays
 
-    def decode(self, data: bytes) -> Image.Image:
+    def decode(self, data: bytes) -> AnyImage:
         """Decode an image's file by the recipe's route; see `decoding`."""
         with decoding(data, self.transform.decoding) as decoded:
             return decoded.image
@@ -150,7 +151,7 @@ class Backbone:
 
         Parameters
         ----------
-        batch : Tensor (b, 3, h, w)
+        batch : Tensor (b, c, h, w)
             Images as `transform` gives them, stacked.
         arrays : sequence of str or TapArray
             Names ``<tap>.<pooling>``.
@@ -191,7 +192,8 @@ class Backbone:
 
     @cached_property
     def _sample(self) -> torch.Tensor:
-        noise = torch.randn(2, 3, *self.transform.size, generator=torch.Generator().manual_seed(SAMPLE_SEED))
+        shape = 2, self.transform.n_channels, *self.transform.size
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(SAMPLE_SEED))
         return noise.to(self.device, self._dtype, memory_format=torch.channels_last)
 
     def _inspect(self, names: Sequence[str]) -> list[Tap]:
@@ -253,8 +255,9 @@ def load_backbone(
         refused before the network is built; the recipes are left for the caller to compare.
     **arguments
         The options of `BackboneSpec`: `weights`, `precision`, `img_size`, `mean`, `std`, `crop_pct`,
-        `interpolation`, `model_kwargs`, `fold`, `compiled`, `decode`. Here `precision` is ``fp32``, `fold` is
-        False and `decode` is ``exact`` by default, so that the model computes as timm's own does.
+        `interpolation`, `model_kwargs`, `fold`, `compiled`, `decode`, `in_chans`, `bands`, `scale`. Here
+        `precision` is ``fp32``, `fold` is False and `decode` is ``exact`` by default, so that the model
+        computes as timm's own does.
 
     Returns
     -------
@@ -291,8 +294,9 @@ def load_backbone(
         model_kwargs=kwargs or None,
     )
     model, reported_kwargs = build_model(
-        parsed, weights=asked.weights, img_size=spec.img_size, model_kwargs=kwargs, expected=expected
-    )
+        parsed, weights=asked.weights, img_size=spec.img_size, in_chans=spec.in_chans, model_kwargs=kwargs,
+        expected=expected,
+    )  # fmt: skip
     config = _data_config(model, spec)
     model.eval().requires_grad_(False)
     # The digest is that of the checkpoint's own numbers: folding and precision, which change them below, are
@@ -300,7 +304,7 @@ def load_backbone(
     weights_sha256 = weights_digest(model)
     folded: list[str] = []
     if spec.fold:
-        model, folded = fold_batch_norms(model, (config["input_size"][1], config["input_size"][2]))
+        model, folded = fold_batch_norms(model, tuple(config["input_size"]))
     # Torch does not have the resizing of every model: the route is then the exact one.
     transform = EvalTransform(config, route=NEW_FEATURES if spec.decode == AUTO else spec.decode)
     spec = dataclasses.replace(spec, decode=transform.route)
@@ -379,7 +383,10 @@ def _explained(what: str, device: torch.device) -> AbstractContextManager[None]:
 
 def _data_config(model: Any, spec: BackboneSpec) -> dict[str, Any]:
     """Resolve the model's evaluation transform, with the values of the spec in place of the model's own."""
-    args = spec.transform_options()
+    args, reading = spec.transform_options(), spec.reading
+    given = {name: args.pop(name) for name in ("mean", "std")}
+    if reading.channels == COLORS:
+        args |= given
     if args["img_size"] is None:
         args["img_size"] = (spec.model_kwargs or {}).get("img_size")
     found = resolve_data_config(args, model=model)
@@ -387,12 +394,21 @@ def _data_config(model: Any, spec: BackboneSpec) -> dict[str, Any]:
     config: dict[str, Any] = {
         key: list(value) if isinstance(value, tuple | list) else value for key, value in found.items()
     }
-    if config["input_size"][0] != 3:
-        raise InputError(f"the model takes {config['input_size'][0]} channels; toptune gives it RGB")
+    if config["input_size"][0] not in (COLORS, reading.channels):
+        raise InputError(
+            f"the model takes {config['input_size'][0]} channels, and {reading.channels} are given to it; "
+            "say --in-chans"
+        )
     # The recipe's digest is taken of JSON, in which 1 and 1.0 differ.
     for key in ("mean", "std"):
-        if len(config[key]) != 3:
+        if len(config[key]) != COLORS:
             raise InputError(f"the model has {key} {config[key]!r:.60}; it must be red's, green's and blue's")
         config[key] = [float(value) for value in config[key]]
+        if reading.channels != COLORS:
+            # The model's own values are those of colors, which other bands are not.
+            own = given[key] if given[key] is not None else [sum(config[key]) / COLORS]
+            config[key] = [float(value) for value in own] * (reading.channels if len(own) == 1 else 1)
+    config["input_size"][0] = reading.channels
+    config |= reading.words
     config["crop_pct"] = float(config["crop_pct"])
     return config

@@ -25,6 +25,7 @@ from toptune.extract.backbone.model_name import (
 )
 from toptune.extract.backbone.spec import TransformRecord, check_transform
 from toptune.extract.backbone.weights import check_report, mismatch_message, read_weights, watch_loading
+from toptune.extract.images.kinds.reading import COLORS
 from toptune.machine.memory import check_memory
 from toptune.options import choices, nearest
 from toptune.store.features.recipe import Recipe
@@ -46,12 +47,14 @@ def build_model(
     *,
     weights: str | os.PathLike[str] | None = None,
     img_size: int | None = None,
+    in_chans: int | None = None,
     model_kwargs: Mapping[str, object] | None = None,
     expected: Recipe | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Build the model of a name, without a classification head.
+    """Build the model of a name, without a classification head, for images of `in_chans` bands.
 
-    `expected` is the recipe that the backbone should have, as far as that is known before it is built.
+    timm adapts the weights of the first layer to other numbers of bands than 3. `expected` is the recipe that
+    the backbone should have, as far as that is known before it is built.
 
     Returns
     -------
@@ -76,11 +79,21 @@ def build_model(
         if weights is not None:
             raise InputError(f"{name.given} asks for random weights and --weights for {weights}; drop one")
         name = parse_model_name(name.identifier)
+    if in_chans == COLORS:
+        in_chans = None
     if name.source in LIBRARIES:
+        if in_chans is not None:
+            raise InputError(
+                f"{name.given} takes colors: to other numbers of bands only networks of timm are adapted; "
+                "choose three with --bands, and leave --in-chans out",
+                option="in_chans",
+            )
         return _of_library(name, weights, kwargs, img_size, pretrained=pretrained, expected=expected)
     arguments = _Arguments.of(name, kwargs)
     if img_size is not None:
         arguments.kwargs["img_size"] = img_size
+    if in_chans is not None:
+        arguments.kwargs["in_chans"] = in_chans
     if expected is not None:
         _check_expected(name, arguments, expected)
     overlay: dict[str, Any] = {}

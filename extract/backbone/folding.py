@@ -1,7 +1,7 @@
 """Batch norms are folded into the convolutions before them: the same function in fewer passes over memory."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ SEED = 0
 TOLERANCE = 1e-4
 
 
-def fold_batch_norms(model: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, list[str]]:
+def fold_batch_norms(model: nn.Module, size: Sequence[int]) -> tuple[nn.Module, list[str]]:
     """Return a model without the batch norms that follow a convolution, and the names of those convolutions.
 
     Which convolution feeds which norm is observed in one pass over noise. Whether a third module reads the
@@ -26,7 +26,7 @@ def fold_batch_norms(model: nn.Module, size: tuple[int, int]) -> tuple[nn.Module
     model : nn.Module
         The model, in eval mode and float32.
     size : tuple of int
-        Height and width of the model's input in pixels.
+        Channels of the model's input, and its height and width in pixels.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def fold_batch_norms(model: nn.Module, size: tuple[int, int]) -> tuple[nn.Module
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         return model, []
-    sample = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(SEED))
+    sample = torch.randn(2, *size, generator=torch.Generator().manual_seed(SEED))
     pairs = _pairs(model, sample)
     if not pairs:
         return model, []

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from toptune.errors import InputError
 from toptune.extract.images.decode import AUTO
+from toptune.extract.images.kinds.reading import Reading, check_reading
 from toptune.options import check_choice
 from toptune.store.features.recipe import ROUTES
 from toptune.store.files.json_records import record_from_json
@@ -18,6 +19,8 @@ MAX_IMG_SIZE = 4096
 _MOST_CROP = 10
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "hamming", "box")
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+# Routes that know nothing of bands and scales.
+_NOT_STATED = ("gpu", "exact-1", "draft-1")
 
 
 def check_decode_device(decode: str, device: str) -> None:
@@ -55,6 +58,9 @@ class BackboneRecord:
     fold: bool = False
     compiled: bool = False
     decode: str = "exact"
+    in_chans: int | None = None
+    bands: tuple[int, ...] | None = None
+    scale: str | None = None
 
     @classmethod
     def read(cls, values: Mapping[str, object], *, where: str) -> dict[str, Any]:
@@ -129,6 +135,9 @@ class BackboneArguments(TypedDict, total=False):
     fold: bool
     compiled: bool
     decode: str
+    in_chans: int | None
+    bands: Sequence[int] | None
+    scale: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +183,16 @@ class BackboneSpec:
         times as fast for photographs of 12 megapixels, with pixels that differ by 0.3 of 255 on average and
         by 5 at most. ``exact-1`` and ``draft-1`` are the routes of older features, which ignored what files
         say of samples of more than 8 bits: features that were begun by them go on so.
+    in_chans : int, optional
+        Bands that the network takes, 3 by default. timm adapts the weights of the first layer: it sums them
+        for one band, and repeats and scales them for others. Mean and standard deviation are the averages of
+        the model's own unless they are given.
+    bands : sequence of int, optional
+        Bands of the images for the network, counted from 1, in its order; one band may stand for all colors.
+    scale : str, optional
+        Which values become 0 and 255: ``MIN:MAX``; ``percentile``, the 1st and 99th of each band of each
+        image; or ``dtype``, the least and the largest value of the file's type, 0 and 1 for floats. By
+        default what the file declares; files that declare nothing are refused.
 
     Raises
     ------
@@ -200,14 +219,23 @@ class BackboneSpec:
     fold: bool = True
     compiled: bool = False
     decode: str = AUTO
+    in_chans: int | None = None
+    bands: Sequence[int] | None = None
+    scale: str | None = None
 
     def __post_init__(self) -> None:
+        if self.reading.is_stated and self.decode in _NOT_STATED:
+            raise InputError(
+                f"decode {self.decode} reads colors of 8 bits alone; with --bands, --scale or --in-chans use "
+                "--decode fast or exact",
+                option="decode",
+            )
         # A value that is not finite would turn every feature into NaN.
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is None:
                 continue
-            if len(values) not in (1, 3):
-                raise InputError(f"{name} has {len(values)} values; give 1 or 3")
+            if len(values) not in (1, self.reading.channels):
+                raise InputError(f"{name} has {len(values)} values; give 1 or {self.reading.channels}")
             if not all(math.isfinite(value) for value in values):
                 raise InputError(
                     f"{name} is {', '.join(map(str, values))}; its values must be finite numbers"
@@ -233,6 +261,17 @@ class BackboneSpec:
         if self.interpolation is not None:
             check_choice(self.interpolation, INTERPOLATIONS, option="interpolation")
 
+    @property
+    def reading(self) -> Reading:
+        """What is stated of the bands of images.
+
+        Raises
+        ------
+        InputError
+            If `bands`, `scale` or `in_chans` cannot be meant.
+        """
+        return check_reading(self.bands, self.scale, self.in_chans)
+
     def to_dict(self) -> dict[str, Any]:
         """Return all options as JSON values, as far as `model_kwargs` holds JSON values."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -240,6 +279,7 @@ class BackboneSpec:
             "weights": None if self.weights is None else os.fspath(self.weights),
             "mean": None if self.mean is None else list(self.mean),
             "std": None if self.std is None else list(self.std),
+            "bands": None if self.bands is None else list(self.bands),
             "model_kwargs": None if self.model_kwargs is None else dict(self.model_kwargs),
         }
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
+
+from toptune.extract.images.kinds.band_image import AnyImage
 
 # The filters that torch has for bytes. With antialias they are Pillow's filters.
 _MODES = {InterpolationMode.BILINEAR: "bilinear", InterpolationMode.BICUBIC: "bicubic"}
@@ -37,8 +38,8 @@ class TorchResize:
         resize, self._crop = steps
         self._wanted, self._mode = resize.size, _MODES[resize.interpolation]
 
-    def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """Resize and crop an RGB image to ``(h, w, 3)`` bytes."""
+    def __call__(self, image: AnyImage) -> npt.NDArray[np.uint8]:
+        """Resize and crop an image to ``(h, w, c)`` bytes."""
         # This layout, with strides that say so, is the one that torch resizes without copies.
         pixels = torch.from_numpy(np.array(image)).unsqueeze(0).permute(0, 3, 1, 2)
         size = self._size(image.height, image.width)
@@ -63,8 +64,8 @@ class FloatResize(TorchResize):
     1/64 is first averaged over whole numbers of pixels, because the kernels of CUDA end there.
     """
 
-    def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """Resize and crop an RGB image to ``(h, w, 3)`` bytes."""
+    def __call__(self, image: AnyImage) -> npt.NDArray[np.uint8]:
+        """Resize and crop an image to ``(h, w, c)`` bytes."""
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         found: npt.NDArray[np.uint8] = self.resized(pixels).numpy()
         return found

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from timm.data import create_transform
 from torchvision import transforms
 
@@ -16,11 +15,15 @@ from toptune.errors import InputError, UnreadableImageError
 from toptune.extract.backbone.libraries.data_config import CENTER_FLOOR, FloorCrop
 from toptune.extract.backbone.torch_resize import FloatResize, TorchResize, can_resize
 from toptune.extract.images.decode import Decoding
+from toptune.extract.images.kinds.band_image import AnyImage, BandImage
+from toptune.extract.images.kinds.reading import Reading
 
 # A strip of 1 x 100000 pixels is a small file, and with its short edge resized to 256 it has 6.5 billion
 # pixels.
 MAX_RESIZED_PIXELS = 2**26
-COLORS = 3
+# What a recipe says of the reading of images, and timm's transform does not know.
+_OF_READING = ("bands", "scale")
+_COLORS = 3
 
 
 class EvalTransform:
@@ -32,7 +35,7 @@ class EvalTransform:
     Parameters
     ----------
     config : mapping
-        timm's resolved data configuration.
+        timm's resolved data configuration, and what is stated of bands and their scale.
     route : str
         One of `toptune.store.features.recipe.ROUTES`: ``draft`` lets JPEGs be decoded at a fraction of their
         size that is still twice what resizing asks for; ``fast`` resizes by torch where torch has the
@@ -54,10 +57,11 @@ class EvalTransform:
         self.config = dict(config)
         # At twice the edge, pixels differ by 0.3 of 255 on average; at the edge itself by more than 1.
         draft_edge = 2 * self._edge if route.startswith("draft") else None
-        self.decoding = Decoding(draft_edge, version=1 if route.endswith("-1") else 2)
+        reading = Reading.of_config(self.config)
+        self.decoding = Decoding(draft_edge, version=1 if route.endswith("-1") else 2, reading=reading)
         # The transform is cut before its last two steps, because bytes are a quarter of floats on their way
         # to the device. A version of timm that ends in other steps must not be cut there.
-        steps = create_transform(**self.config, is_training=False).transforms
+        steps = self._steps()
         if not (isinstance(steps[-2], transforms.ToTensor) and isinstance(steps[-1], transforms.Normalize)):
             raise InputError(
                 f"timm's transform ends in {steps[-2:]}, which this version of toptune does not know"
@@ -66,7 +70,7 @@ class EvalTransform:
             # timm takes a mode that it does not know for its default, the center.
             steps[1] = FloorCrop(self.size)
         is_fast = route == "fast" and can_resize(steps[:-2])
-        self._geometry: Callable[[Image.Image], Any]
+        self._geometry: Callable[[Any], Any]
         if route == "gpu":
             self._geometry = FloatResize(self._resizable(steps[:-2]))
         else:
@@ -76,6 +80,19 @@ class EvalTransform:
         # Mean and standard deviation by the device on which they lie.
         self._moments: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
+    def _steps(self) -> list[Any]:
+        """Return timm's steps, those of three channels, which hold for every band alike but for moments."""
+        config = {name: value for name, value in self.config.items() if name not in _OF_READING}
+        if self.n_channels != _COLORS:
+            config |= {"input_size": (_COLORS, *self.size), "mean": (0.5,) * _COLORS, "std": (0.5,) * _COLORS}
+        steps: list[Any] = create_transform(**config, is_training=False).transforms
+        return steps
+
+    @property
+    def n_channels(self) -> int:
+        """Bands of an image that the model takes."""
+        return int(self.config["input_size"][0])
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the model's input in pixels."""
@@ -84,7 +101,7 @@ class EvalTransform:
     @property
     def resized_to(self) -> int | list[int] | None:
         """What timm's step ``Resize`` is given: the shorter edge, or height and width; None without one."""
-        steps = create_transform(**self.config, is_training=False).transforms
+        steps = self._steps()
         wanted = steps[0].size if isinstance(steps[0], transforms.Resize) else None
         return wanted if wanted is None or isinstance(wanted, int) else list(wanted)
 
@@ -106,8 +123,8 @@ class EvalTransform:
         other.is_on_device = False
         return other
 
-    def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """Resize and crop an RGB image to ``(h, w, 3)`` bytes.
+    def pixels(self, image: AnyImage) -> npt.NDArray[np.uint8]:
+        """Resize and crop an image to ``(h, w, c)`` bytes, each band as Pillow or torch does a gray image.
 
         Raises
         ------
@@ -117,16 +134,20 @@ class EvalTransform:
         """
         self.check_shape(image.size)
         try:
-            pixels = np.array(self._geometry(image), dtype=np.uint8)
+            if isinstance(image, BandImage) and not isinstance(self._geometry, TorchResize):
+                bands = [np.array(self._geometry(band), dtype=np.uint8) for band in image.bands]
+                pixels = np.stack(bands, axis=-1)
+            else:
+                pixels = np.array(self._geometry(image), dtype=np.uint8)
         except Exception as error:  # a step of any model's transform may raise anything on an odd shape
             raise UnreadableImageError(
                 f"the model's transform cannot use {image.width} x {image.height} pixels: "
                 f"{str(error) or type(error).__name__}"
             ) from error
-        if pixels.shape != (*self.size, COLORS):
+        if pixels.shape != (*self.size, self.n_channels):
             raise UnreadableImageError(
                 f"the model's transform turns {image.width} x {image.height} pixels into an array of shape "
-                f"{pixels.shape}, not {(*self.size, COLORS)}"
+                f"{pixels.shape}, not {(*self.size, self.n_channels)}"
             )
         return pixels
 
@@ -137,24 +158,24 @@ class EvalTransform:
         return self._geometry.resized(image)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Turn bytes ``(b, h, w, 3)`` into floats ``(b, 3, h, w)`` on the same device."""
+        """Turn bytes ``(b, h, w, c)`` into floats ``(b, c, h, w)`` on the same device."""
         mean, std = self._moments_on(pixels.device)
         # These are the operations of ToTensor and Normalize, so that the result equals theirs to the bit.
         return pixels.permute(0, 3, 1, 2).to(torch.float32).div(255).sub_(mean).div_(std)
 
     def _moments_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mean and standard deviation ``(3, 1, 1)`` on a device."""
+        """Return mean and standard deviation ``(c, 1, 1)`` on a device."""
         # A copy to a CUDA device makes the caller wait until the device has done all that it was given, so
         # that no batch could be launched ahead: the values are copied once.
         if device not in self._moments:
             # Training takes the same tensors as inference, whose own may take no part in gradients.
             with torch.inference_mode(False):
-                mean, std = (torch.tensor(self.config[name]).view(3, 1, 1) for name in ("mean", "std"))
+                mean, std = (torch.tensor(self.config[name]).view(-1, 1, 1) for name in ("mean", "std"))
                 self._moments[device] = mean.to(device), std.to(device)
         return self._moments[device]
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        """Turn an RGB image into ``(3, h, w)`` floats."""
+    def __call__(self, image: AnyImage) -> torch.Tensor:
+        """Turn a decoded image into ``(c, h, w)`` floats."""
         return self.normalize(torch.from_numpy(self.pixels(image))[None])[0].contiguous()
 
     def check_shape(self, size: tuple[int, int]) -> None:

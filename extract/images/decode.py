@@ -4,19 +4,25 @@ import dataclasses
 import hashlib
 import io
 import re
-import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, ImageFile
 
 from toptune.errors import UnreadableImageError
-from toptune.extract.images.boxes import Box, RecentImages, unwrapped
 from toptune.extract.images.formats import CONTAINERS, not_loaded, not_opened, readable
+from toptune.extract.images.kinds.band_image import AnyImage, image_of
+from toptune.extract.images.kinds.boxes import Box, RecentImages, unwrapped
+from toptune.extract.images.kinds.heif import is_heif, open_heif
+from toptune.extract.images.kinds.opening import read_values
+from toptune.extract.images.kinds.quiet import quiet
+from toptune.extract.images.kinds.reading import AS_DECLARED, Reading, scaled
+from toptune.extract.images.kinds.tiff_tags import Tiff, read_tiff, with_black_zero
+from toptune.extract.images.kinds.values import MOST_BYTES, Values
 from toptune.extract.images.pixel_budget import PixelBudget, PixelShare
 from toptune.extract.images.samples import (
     NARROW,
@@ -27,7 +33,6 @@ from toptune.extract.images.samples import (
     may_be_scaled,
     narrow_at_8_bits,
 )
-from toptune.extract.images.tiff import Tiff, read_tiff, with_black_zero
 from toptune.store.features.recipe import ROUTES
 
 DECODE = ROUTES["exact"]
@@ -76,27 +81,30 @@ class Decoding:
         its size (libjpeg's scaled inverse transform).
     version : {2, 1}
         Version 1 ignores what files say of samples of more than 8 bits; features were stored by it.
+    reading : Reading
+        What is stated of bands and of the range of their values.
     """
 
     draft_edge: int | None = None
     version: int = 2
+    reading: Reading = AS_DECLARED
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image, upright and RGB, and what is known of its samples.
+    """An image, upright, and what is known of its samples.
 
     Attributes
     ----------
-    image : Image
-        The pixels.
+    image : Image or BandImage
+        The pixels: RGB, or as many bands as the `Reading` has channels.
     bits : int or None
         Bits of a sample as the file declares them; None for palettes and for black and white.
     uses_little : bool or None
         Whether samples of more than 8 bits use a sixteenth of their range or less; None for other samples.
     """
 
-    image: Image.Image
+    image: AnyImage
     bits: int | None = None
     uses_little: bool | None = None
 
@@ -110,7 +118,11 @@ class Decoded:
         """
         if self.bits is None or self.uses_little is not None:
             return bool(self.uses_little)
-        return bool(pixels.max(initial=0) < 256 // NARROW) and narrow_at_8_bits(self.image)
+        return (
+            bool(pixels.max(initial=0) < 256 // NARROW)
+            and isinstance(self.image, Image.Image)
+            and narrow_at_8_bits(self.image)
+        )
 
 
 def decode_image(
@@ -139,6 +151,7 @@ def decode_image(
         large or has pixels without an agreed range, such as signed and floating-point ones.
     """
     with decoding(data, Decoding(draft_edge, version), max_pixels=max_pixels) as decoded:
+        assert isinstance(decoded.image, Image.Image), "three channels"
         return decoded.image
 
 
@@ -225,8 +238,21 @@ def _part(
 
 
 def _decode(data: bytes, how: Decoding, max_pixels: int, hold: Hold | None) -> Decoded:
-    tiff = read_tiff(data)
+    def before(width: int, height: int, n_bytes: int) -> None:
+        _refuse_large((width, height), width * height, max_pixels)
+        if n_bytes > MOST_BYTES:
+            raise UnreadableImageError(
+                f"{width} x {height} pixels of all bands take {n_bytes} bytes, more than the limit of "
+                f"{MOST_BYTES}; cut it into parts"
+            )
+        if hold is not None:
+            hold(width * height + n_bytes // 4, (width, height))
+
     with quiet():
+        values = read_values(data, how.reading, before)
+        if values is not None:
+            return _of_values(values, how.reading)
+        tiff = read_tiff(data)
         try:
             return _load(data, tiff, how, max_pixels, hold)
         except UnreadableImageError:
@@ -242,7 +268,7 @@ def _load(data: bytes, tiff: Tiff | None, how: Decoding, max_pixels: int, hold: 
         # Pillow knows "white is zero" for samples of up to 8 bits, and hardly for more.
         is_inverted = how.version > 1 and tiff is not None and tiff.is_white_zero and tiff.bits > 8
         content = with_black_zero(data, tiff) if is_inverted and tiff is not None else data
-        with Image.open(io.BytesIO(content), formats=readable()) as image:
+        with _opened(content) as image:
             is_opened = True
             if how.version > 1 and tiff is not None:
                 tiff.refuse_unsupported()
@@ -262,7 +288,10 @@ def _load(data: bytes, tiff: Tiff | None, how: Decoding, max_pixels: int, hold: 
             if how.version == 1:
                 return Decoded(_upright(_first_route(image), orientation))
             samples = declared(image, data, tiff, is_white_zero=is_inverted)
-            found = _rgb_of(image, data, samples)
+            if how.reading.is_stated:
+                found = _of_values(_values_of(image, samples, how.reading), how.reading)
+            else:
+                found = _rgb_of(image, data, samples)
             return dataclasses.replace(found, image=_upright(found.image, orientation))
     except (UnreadableImageError, MemoryError):
         raise
@@ -275,6 +304,36 @@ def _load(data: bytes, tiff: Tiff | None, how: Decoding, max_pixels: int, hold: 
         ) from error
     except Exception as error:  # Pillow's plugins raise almost anything
         raise (not_loaded(data, error, tiff) if is_opened else not_opened(data)) from error
+
+
+def _opened(content: bytes) -> Any:
+    return open_heif(content) if is_heif(content) else Image.open(io.BytesIO(content), formats=readable())
+
+
+def _of_values(values: Values, reading: Reading) -> Decoded:
+    found = scaled(values, reading)
+    return Decoded(image_of(found.pixels), found.bits, found.uses_little)
+
+
+def _values_of(image: ImageFile.ImageFile, samples: Samples, reading: Reading) -> Values:
+    """Return the bands of an image that Pillow has loaded: gray, or colors, with transparency beside them."""
+    what, mode = f"an image of {image.format}", image.mode
+    _refuse_floats(mode)
+    if mode.startswith("I"):
+        # The file's depth is the range, unless another one is stated.
+        pixels = np.asarray(gray(image, samples)[0] if reading.scale is None else image)
+    elif samples.bits is not None and samples.bits > 8 and reading.scale not in (None, "dtype"):
+        raise UnreadableImageError(
+            f"not supported: {what} with colors of {samples.bits} bits, of which Pillow reads 8; for --scale "
+            f"{reading.scale} save it as TIFF"
+        )
+    else:
+        kept = mode if mode in ("L", "LA", "RGB", "RGBA") else "L" if mode == "1" else "RGB"
+        pixels = np.asarray(image.convert("L") if kept == "L" else image if mode == kept else _to_rgb(image))
+    pixels = pixels.reshape(image.height, image.width, -1)
+    white = 255.0 if pixels.dtype == np.uint8 else 65535.0
+    has_alpha = pixels.shape[2] in (2, 4)
+    return Values(pixels, what, has_alpha=has_alpha, declared=(0.0, white))
 
 
 def _refuse_large(size: Size, pixels: int, max_pixels: int) -> None:
@@ -370,38 +429,6 @@ def orientation_of(image: Image.Image) -> int:
         return 1
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
+def _upright(image: AnyImage, orientation: int) -> AnyImage:
     method = UPRIGHT.get(orientation)
     return image if method is None else image.transpose(method)
-
-
-_quiet_lock = threading.Lock()
-_quiet_users = 0
-_quiet_filters: "warnings.catch_warnings[None] | None" = None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence Pillow's warnings while any thread decodes.
-
-    Filters of warnings belong to the process. If every thread set and restored the filters, they would be
-    restored out of order; instead the first thread that decodes sets the filters, and the last restores them.
-    """
-    global _quiet_users, _quiet_filters
-    with _quiet_lock:
-        if _quiet_users == 0:
-            _quiet_filters = warnings.catch_warnings()
-            _quiet_filters.__enter__()
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            # What a later Pillow will no longer read is no fault of an image.
-            warnings.filterwarnings("ignore", message=".* deprecated and will be removed in Pillow")
-        _quiet_users += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_users -= 1
-            if _quiet_users == 0 and _quiet_filters is not None:
-                _quiet_filters.__exit__(None, None, None)
-                _quiet_filters = None

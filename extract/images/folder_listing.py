@@ -30,9 +30,12 @@ _LITTER = (
 )
 # Suffixes of images where no class folder says that a file is one; inside class folders every file counts.
 IMAGE_SUFFIXES = (
-    *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx"),
+    *(".avif", ".bmp", ".dcm", ".dib", ".dicom", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe"),
+    *(".jpeg", ".jpg", ".jpx"),
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
+# The suffix of arrays of NumPy: images in a folder without any other image, and features beside some.
+ARRAY_SUFFIX = ".npy"
 # Suffixes of tables that may hold the labels of images beside them.
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".ods")
 # Suffixes that say that a file is no image. In class folders such files are left out, and files with any

@@ -8,8 +8,9 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from toptune.errors import UnreadableImageError
+from toptune.extract.images.kinds.opening import has_mark
+from toptune.extract.images.kinds.tiff_tags import Tiff, read_tiff
 from toptune.extract.images.samples import jpeg_problem
-from toptune.extract.images.tiff import Tiff, read_tiff
 
 # Formats that Pillow decodes within this process, in the order in which Pillow tries them. All others stay
 # out: EPS runs Ghostscript, WMF and the stubs (BUFR, GRIB, HDF5) call handlers that other code registers,
@@ -45,7 +46,6 @@ _OTHERS = (
     (0, b"#?RGBE", "a Radiance image"),
     (0, b"P7\n", "a PAM image"),
     (0, b"SIMPLE  =", "a FITS file"),
-    (128, b"DICM", "a DICOM file"),
     (344, b"n+1\x00", "a NIfTI file"),
     (0, b"GRIB", "a GRIB file"),
     (0, b"BUFR", "a BUFR file"),
@@ -57,12 +57,12 @@ _OTHERS = (
     (0, b"<?xml", "an XML file"),
     (0, b"<!DOCTYPE", "an HTML page"),
     (0, b"<html", "an HTML page"),
-    (0, b"\x93NUMPY", "an array of NumPy"),
     (0, b"PK\x03\x04", "a zip archive"),
     (0, b"\x1f\x8b", "a gzip file"),
     (0, b"AT&TFORM", "a DjVu file"),
 )
 
+_HEAD_BYTES = 256
 _UNKNOWN = "not an image in a format that toptune reads"
 
 
@@ -86,7 +86,11 @@ class _Watched(io.BytesIO):
 
 
 def is_image(file: BinaryIO) -> bool:
-    """Return whether a file can be opened as an image."""
+    """Return whether a file can be opened as an image, or has the mark of another kind that is read."""
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
+    if has_mark(head):
+        return True
     try:
         with Image.open(file, formats=readable()):
             return True
@@ -134,7 +138,10 @@ def _refused_by(name: str, opener: Callable[..., Any], data: bytes) -> Unreadabl
     except Exception as error:  # noqa: BLE001  (plugins raise almost anything)
         reason = str(error) or type(error).__name__
     if name == "TIFF" and (tiff := read_tiff(data)) is not None and tiff.has_size:
-        return UnreadableImageError(f"not supported: {tiff}; save it as gray or RGB of 8 or 16 bits")
+        return UnreadableImageError(
+            f"not supported: {tiff}; choose its bands with --bands and their range with --scale, or save "
+            "it as gray or RGB of 8 or 16 bits"
+        )
     if name == "JPEG" and (problem := jpeg_problem(data)) is not None:
         return _not_supported(problem)
     if name in _WHOLLY_READ or (name in _PARTLY_READ and file.ran_out):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from toptune.extract.images.decode import MAX_PIXELS, TURNED, Size, orientation_of, quiet
+from toptune.extract.images.decode import MAX_PIXELS, TURNED, Size, orientation_of
+from toptune.extract.images.kinds.quiet import quiet
 from toptune.extract.images.samples import jpeg_frame
 
 # Frames that nvJPEG decodes: baseline and progressive.

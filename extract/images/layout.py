@@ -7,7 +7,12 @@ from pathlib import Path, PurePath
 from typing import Generic, TypeVar
 
 from toptune.errors import InputError
-from toptune.extract.images.folder_listing import IMAGE_SUFFIXES, OTHER_SUFFIXES, TABLE_SUFFIXES
+from toptune.extract.images.folder_listing import (
+    ARRAY_SUFFIX,
+    IMAGE_SUFFIXES,
+    OTHER_SUFFIXES,
+    TABLE_SUFFIXES,
+)
 from toptune.extract.images.remarks import SHOWN, Remarks
 from toptune.extract.images.source import SPLITS
 from toptune.store.datasets.outside_text import outside_text
@@ -44,10 +49,30 @@ class Tree(Generic[File]):
         What a reader of the file needs.
     folders : dict of str to Tree
         Folders inside; links are followed.
+    takes_arrays : bool
+        Whether arrays of NumPy are images, because there are no others.
     """
 
     files: dict[str, File] = field(default_factory=dict)
     folders: dict[str, "Tree[File]"] = field(default_factory=dict)
+    takes_arrays: bool = False
+
+    def may_be_image(self, name: str) -> bool:
+        """Return whether the name of a file in a class folder does not say that it is something else."""
+        return may_be_image(name) or (self.takes_arrays and _is_array(name))
+
+    def is_image_name(self, name: str) -> bool:
+        """Return whether the name of a file says that it is an image."""
+        return is_image_name(name) or (self.takes_arrays and _is_array(name))
+
+    def with_arrays(self) -> "Tree[File]":
+        """Return the tree in which arrays of NumPy are images, if its names are of them and of no image."""
+        names = [parts[-1] for parts, _ in self.walk()]
+        return self._taking_arrays() if not any(map(may_be_image, names)) else self
+
+    def _taking_arrays(self) -> "Tree[File]":
+        folders = {name: folder._taking_arrays() for name, folder in self.folders.items()}
+        return Tree(self.files, folders, takes_arrays=True)
 
     def walk(self, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], File]]:
         """Yield every file below with the names of its path."""
@@ -72,6 +97,10 @@ def is_image_name(name: str) -> bool:
     return PurePath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
+def _is_array(name: str) -> bool:
+    return PurePath(name).suffix.lower() == ARRAY_SUFFIX
+
+
 def plain_text(name: str) -> str:
     """Return a file name as it stands in ids and messages: Unicode text in composed form, with its blanks."""
     return outside_text(name, keeps_blanks=True) or ""
@@ -92,7 +121,7 @@ def arrange(tree: Tree[File], remarks: Remarks) -> Iterator[Row[File]]:
     remarks : Remarks
         Takes what is left out, and folders that look like something else than they are taken for.
     """
-    tree = without_own(tree, remarks)
+    tree = without_own(tree, remarks).with_arrays()
     while (inner := _wrapped(tree)) is not None:
         remarks.add(
             "folder", "around all others, passed over", plain_text(inner), code="TT005", is_left_out=False,
@@ -109,7 +138,7 @@ def arrange(tree: Tree[File], remarks: Remarks) -> Iterator[Row[File]]:
         return
     for name, folder in tree.folders.items():
         if name not in splits:
-            n_images = sum(may_be_image(parts[-1]) for parts, _ in folder.walk())
+            n_images = sum(folder.may_be_image(parts[-1]) for parts, _ in folder.walk())
             remarks.add(
                 "folder", "beside the splits", f"{plain_text(name)}: {counted(n_images, 'image')}",
                 code="TT004", advice="only folders called train, val or test are splits",
@@ -177,12 +206,12 @@ def without_own(tree: Tree[File], remarks: Remarks, above: str = "") -> Tree[Fil
 def _wrapped(tree: Tree[File]) -> str | None:
     """Return the name of a folder that holds all other folders, as an archive of a folder has."""
     folders = [name for name in tree.folders if _has_images(tree.folders[name])]
-    if len(folders) != 1 or folders[0].lower() in SPLITS or any(map(is_image_name, tree.files)):
+    if len(folders) != 1 or folders[0].lower() in SPLITS or any(map(tree.is_image_name, tree.files)):
         return None
     inner = tree.folders[folders[0]]
     # Folders without images do not make a class folder a wrapping.
     has_folders = any(_has_images(each) for each in inner.folders.values())
-    return folders[0] if has_folders and not any(map(is_image_name, inner.files)) else None
+    return folders[0] if has_folders and not any(map(inner.is_image_name, inner.files)) else None
 
 
 def _common_wrapping(splits: Sequence[Tree[File]]) -> str | None:
@@ -192,7 +221,7 @@ def _common_wrapping(splits: Sequence[Tree[File]]) -> str | None:
 
 
 def _has_images(tree: Tree[File]) -> bool:
-    return any(may_be_image(parts[-1]) for parts, _ in tree.walk())
+    return any(tree.may_be_image(parts[-1]) for parts, _ in tree.walk())
 
 
 def _classes(
@@ -204,7 +233,7 @@ def _classes(
     for name, folder in classes.items():
         label = plain_text(name)
         for parts, file in folder.walk((*above, name)):
-            if may_be_image(parts[-1]):
+            if folder.may_be_image(parts[-1]):
                 yield _id(parts), label, split, file
             else:
                 remarks.add_other_file(_id(parts))
@@ -212,7 +241,7 @@ def _classes(
         _leave_files(tree, above, remarks, beside="class folders")
         return
     for name, file in tree.files.items():
-        if is_image_name(name):
+        if tree.is_image_name(name):
             yield _id((*above, name)), None, split, file
     _leave_files(tree, above, remarks, beside="images", takes_images=True)
 
@@ -232,7 +261,7 @@ def _leave_files(
     """Remark on files at a level where only folders count, or only images."""
     for name in tree.files:
         parts = (*above, name)
-        if is_image_name(name):
+        if tree.is_image_name(name):
             if not takes_images:
                 remarks.add("image", f"beside the {beside}", _id(parts),
                             code="TT003", advice="move them into a folder to take them")  # fmt: skip

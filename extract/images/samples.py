@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile
 
 from toptune.errors import UnreadableImageError
-from toptune.extract.images.tiff import Tiff
+from toptune.extract.images.kinds.tiff_tags import Tiff
 from toptune.text import counted
 
 # A used range of this share of the declared one, or less, is told.

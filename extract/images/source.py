@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError, ToptuneError, UnreadableImageError
-from toptune.extract.images.boxes import Box
+from toptune.extract.images.kinds.boxes import Box
 from toptune.extract.images.open_files import read_regular
 from toptune.extract.images.remarks import Remark, Remarks, remarks_of
 from toptune.options import choices

@@ -15,12 +15,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 from toptune.costs.stages import PipelineProfile, timed
 from toptune.errors import UnreadableImageError
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.images.decode import Decoding, decoding
+from toptune.extract.images.kinds.band_image import AnyImage
 from toptune.extract.images.source import ImageBytes, read_bytes
 from toptune.extract.pipeline.device_decoder import DeviceDecoder, DeviceGeometry, Encoded
 from toptune.extract.pipeline.thread_pools import pool_of_shares
@@ -44,7 +44,7 @@ class Batch:
     ----------
     rows : slice
         Rows of the data set.
-    pixels : array or Tensor (b, h, w, 3) of uint8
+    pixels : array or Tensor (b, h, w, c) of uint8
         The images, in main memory or on the device that decoded them. An image that failed is zeros in its
         own place, so that the other images of the batch keep their places.
     digests : array (b, 32) of uint8
@@ -63,7 +63,7 @@ class Batch:
 
 
 class Geometry(DeviceGeometry, Protocol):
-    """Turns an RGB image into the pixels that a model sees."""
+    """Turns a decoded image into the pixels that a model sees."""
 
     @property
     def is_on_device(self) -> bool:
@@ -75,12 +75,17 @@ class Geometry(DeviceGeometry, Protocol):
         """How images are decoded."""
         ...
 
+    @property
+    def n_channels(self) -> int:
+        """Bands of the pixels."""
+        ...
+
     def resized_pixels(self, size: tuple[int, int]) -> int:
         """Pixels of an image, by width and height, after it was resized and before it is cropped."""
         ...
 
-    def pixels(self, image: Image.Image) -> Bytes:
-        """Resize and crop an image to ``(h, w, 3)`` bytes."""
+    def pixels(self, image: AnyImage) -> Bytes:
+        """Resize and crop an image to ``(h, w, c)`` bytes."""
         ...
 
 
@@ -182,7 +187,7 @@ class BatchReader:
         digests = np.zeros((len(futures), DIGEST_BYTES), dtype=np.uint8)
         narrow: dict[int, int] = {}
         buffers = [
-            self._buffers.make((0 if each.is_on_device else len(futures), *each.size, 3))
+            self._buffers.make((0 if each.is_on_device else len(futures), *each.size, each.n_channels))
             for each in self._geometries
         ]
         batches = [Batch(rows, buffer, digests, failed={}, narrow=narrow) for buffer in buffers]
@@ -269,7 +274,7 @@ def _filled(batch: Batch, pixels: Pixels, failed: Mapping[int, str]) -> Batch:
     return replace(batch, pixels=pixels, failed=dict(sorted(rows.items())))
 
 
-def _pixels(geometry: Geometry, image: Image.Image) -> Bytes | str:
+def _pixels(geometry: Geometry, image: AnyImage) -> Bytes | str:
     try:
         return geometry.pixels(image)
     except UnreadableImageError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from toptune.errors import InputError
 from toptune.extract.images.folder_listing import (
+    ARRAY_SUFFIX,
     FOLDER,
     IMAGE_SUFFIXES,
     OTHER,
@@ -115,7 +116,7 @@ def _tree(
 
 def _refuse_other_files(folder: Path, rows: Sequence[FileRow]) -> None:
     """Raise an `InputError` if no name of a file says image and none of a few files begins like an image."""
-    if any(Path(row.id).suffix.lower() in IMAGE_SUFFIXES for row in rows):
+    if any(Path(row.id).suffix.lower() in (*IMAGE_SUFFIXES, ARRAY_SUFFIX) for row in rows):
         return
     looked_at = rows[:: -(-len(rows) // _LOOKED_AT)]
     if not any(_is_image(row.path) for row in looked_at):

@@ -175,8 +175,13 @@ def _option(recipe: Recipe, field: str) -> str | None:
             " --compile" if "compiled" in words else ""
         )
     name = field.removeprefix("transform.")
-    if field.startswith("transform.") and name in ("crop_pct", "interpolation"):
-        return f"--{name.replace('_', '-')} {recipe.transform[name]}"
+    if field.startswith("transform.") and name in ("crop_pct", "interpolation", "scale"):
+        value = recipe.transform.get(name)
+        return None if value is None else f"--{name.replace('_', '-')} {value}"
+    if field == "transform.bands" and recipe.transform.get(name):
+        return f"--bands {','.join(map(str, recipe.transform[name]))}"
+    if field == "model_kwargs.in_chans" and recipe.model_kwargs.get("in_chans"):
+        return f"--in-chans {recipe.model_kwargs['in_chans']}"
     return None
 
 

@@ -35,9 +35,8 @@ class FeatureModule(nn.Module):
         self._dtypes = [getattr(torch, dtype) for _, dtype in arrays]
         # `ForwardPass` tries on noise whether blocks and hooks can share one pass. The noise is always the
         # same, so that two exports of one run take the same way.
-        noise = torch.randn(
-            2, 3, *backbone.transform.size, generator=torch.Generator().manual_seed(SAMPLE_SEED)
-        )
+        shape = 2, backbone.transform.n_channels, *backbone.transform.size
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(SAMPLE_SEED))
         with torch.inference_mode():
             self._forward = ForwardPass(self.model, tuple(sorted({each.tap.name for each in wanted})), noise)
 

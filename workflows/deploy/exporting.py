@@ -150,7 +150,7 @@ def export(
     expected = probabilities_of(plain, files)
     predicted = expected if plain is classifier else probabilities_of(classifier, files)
     network = ExportedNetwork(plain, wanted, is_normalizing=normalize, head_dtype=HEAD_DTYPES[head_dtype])
-    program = trace(network.eval(), [each.transform.size for each in wanted])
+    program = trace(network.eval(), [(each.transform.n_channels, *each.transform.size) for each in wanted])
     # The card describes how the run's own images were made.
     described = network_inputs(classifier, is_normalizing=normalize)
     metadata = describe_export(classifier, described, is_normalizing=normalize, head_dtype=head_dtype)

@@ -69,8 +69,8 @@ class _Normalize(nn.Module):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(config["mean"]).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(config["std"]).view(3, 1, 1))
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(config["std"]).view(-1, 1, 1))
 
     def forward(self, pictures: Tensor) -> Tensor:
         return (pictures - self.mean) / self.std
@@ -151,15 +151,15 @@ def _logits_of(classifier: Classifier, head_dtype: torch.dtype) -> nn.Module:
     return _Frozen(classifier.network, head_dtype)
 
 
-def trace(network: nn.Module, sizes: Sequence[tuple[int, int]]) -> torch.export.ExportedProgram:
+def trace(network: nn.Module, shapes: Sequence[tuple[int, int, int]]) -> torch.export.ExportedProgram:
     """Trace a network with a free batch size, and drop the weights that the outputs do not depend on.
 
     Parameters
     ----------
     network : nn.Module
-        Module that maps images ``(b, 3, h, w)``, one tensor or several, to a dict of tensors.
-    sizes : sequence of (int, int)
-        Height and width of the images of each tensor.
+        Module that maps images ``(b, c, h, w)``, one tensor or several, to a dict of tensors.
+    shapes : sequence of (int, int, int)
+        Channels, height and width of the images of each tensor.
 
     Raises
     ------
@@ -167,9 +167,9 @@ def trace(network: nn.Module, sizes: Sequence[tuple[int, int]]) -> torch.export.
         If torch cannot follow the network's code, or the code works for one batch size only.
     """
     # A batch of 1 would be traced as a constant, whatever is said about the batch size.
-    example = tuple(torch.zeros(2, 3, *size) for size in sizes)
+    example = tuple(torch.zeros(2, *shape) for shape in shapes)
     batch = {0: torch.export.Dim("batch", min=1)}
-    dynamic = {"pictures": batch} | ({"others": (batch,) * (len(sizes) - 1)} if len(sizes) > 1 else {})
+    dynamic = {"pictures": batch} | ({"others": (batch,) * (len(shapes) - 1)} if len(shapes) > 1 else {})
     try:
         with torch.no_grad():
             program = torch.export.export(network, example, dynamic_shapes=dynamic)
@@ -177,7 +177,7 @@ def trace(network: nn.Module, sizes: Sequence[tuple[int, int]]) -> torch.export.
             # removed, and the rest is traced anew: the first program still lists their weights.
             needed: Any = program.module()
             _drop_unused(needed)
-            return torch.export.export(needed, example, dynamic_shapes=[batch] * len(sizes))
+            return torch.export.export(needed, example, dynamic_shapes=[batch] * len(shapes))
     except Exception as error:  # the tracer raises errors of many kinds, depending on the backbone's code
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(

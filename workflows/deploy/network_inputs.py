@@ -34,13 +34,15 @@ class NetworkInput:
         """Return how images become this tensor, as JSON values."""
         config, transform = self.transform.config, self.transform
         height, width = transform.size
+        reading = transform.decoding.reading
+        values = "RGB" if not reading.is_stated else f"{transform.n_channels} bands"
         return {
             "name": self.name,
-            "shape": ["N", 3, height, width],
+            "shape": ["N", transform.n_channels, height, width],
             "dtype": "float32",
-            "values": "RGB from 0 to 1"
+            "values": f"{values} from 0 to 1"
             if is_normalizing
-            else "RGB from 0 to 1, minus mean, divided by std, channel by channel",
+            else f"{values} from 0 to 1, minus mean, divided by std, channel by channel",
             "is_normalized_inside": is_normalizing,
             "mean": config["mean"],
             "std": config["std"],
@@ -50,7 +52,7 @@ class NetworkInput:
             "resize": transform.resized_to,
             "decode": transform.route,
             "resized_by": "torch" if transform.route in ("fast", "gpu") else "Pillow",
-        }
+        } | reading.words
 
 
 def network_inputs(classifier: Classifier, *, is_normalizing: bool) -> list[NetworkInput]:

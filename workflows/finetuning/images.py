@@ -165,6 +165,7 @@ class ImageLoader:
         data = read_bytes(self._source, row)
         with decoding(data, transform.decoding, more=transform.resized_pixels) as decoded:
             transform.check_shape(decoded.image.size)
+            assert isinstance(decoded.image, Image.Image), "networks that are fine-tuned take colors"
             found = np.array(self._shrunk(decoded.image)) if key[1] else transform.pixels(decoded.image)
             is_narrow = decoded.is_narrow(found)
         # An image that does not fit stays out and takes no place from another: every epoch reads every image

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
 
 from toptune.errors import InputError, UnreadableImageError
-from toptune.extract.images.decode import decode_image
 from toptune.extract.images.source import ImageSource, read_bytes
+from toptune.extract.images.view import View
 from toptune.extract.sources.opening import open_source
 from toptune.machine.ahead import ahead
 from toptune.machine.cores import reading_threads
@@ -85,7 +85,7 @@ def jpeg_of(data: bytes) -> tuple[bytes | None, str | None]:
     """Return an encoded image as a JPEG of at most 112 pixels an edge, or None and the reason."""
     try:
         # JPEG images are decoded at a reduced size, which takes a fraction of the time.
-        image = decode_image(data, draft_edge=_EDGE_PIXELS)
+        image = View.of(data, edge=_EDGE_PIXELS).image
     except UnreadableImageError as error:
         return None, str(error)
     image.thumbnail((_EDGE_PIXELS, _EDGE_PIXELS), Image.Resampling.LANCZOS)

@@ -1,6 +1,5 @@
 """Properties of images that explain trouble: size, aspect, brightness, blur, blank images, odd modes."""
 
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +11,8 @@ from PIL import Image
 from scipy.ndimage import laplace
 
 from toptune.errors import InputError, UnreadableImageError
-from toptune.extract.images.decode import decode_image, quiet
-from toptune.extract.images.formats import readable
 from toptune.extract.images.source import ImageSource, read_bytes
+from toptune.extract.images.view import View
 from toptune.machine.ahead import ahead
 from toptune.machine.cores import reading_threads
 from toptune.workflows.inspection.findings import EXCLUDE, IMAGE, Finding
@@ -68,9 +66,8 @@ class ImageProperties:
         UnreadableImageError
             If the bytes cannot be decoded.
         """
-        decoded = decode_image(data, draft_edge=_EDGE_PIXELS).convert("L")
-        with quiet(), Image.open(io.BytesIO(data), formats=readable()) as header:
-            (width, height), mode = header.size, header.mode
+        view = View.of(data, edge=_EDGE_PIXELS)
+        decoded, (width, height), mode = view.image.convert("L"), view.size, view.mode
         share = _EDGE_PIXELS / min(decoded.size)
         if share < 1:
             size = [max(1, round(edge * share)) for edge in decoded.size]

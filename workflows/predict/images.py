@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from toptune.errors import InputError
+from toptune.extract.images.folder_listing import ARRAY_SUFFIX, IMAGE_SUFFIXES
 from toptune.extract.images.formats import readable
 from toptune.extract.images.open_files import read_regular
 from toptune.extract.images.remarks import Remarks, remarks_of, say_remarks
@@ -166,8 +167,12 @@ def _images_in(folder: Path) -> list[Path]:
     # which would otherwise all be reported as unreadable images.
     remarks = Remarks()
     images = []
-    for file in sorted(walk_files(folder, remarks)):
-        if file.suffix.lower() in _image_suffixes():
+    files = sorted(walk_files(folder, remarks))
+    taken = _image_suffixes()
+    if not any(file.suffix.lower() in taken for file in files):
+        taken = frozenset([ARRAY_SUFFIX])
+    for file in files:
+        if file.suffix.lower() in taken:
             images.append(file)
         else:
             remarks.add_other_file(escaped(str(file.relative_to(folder))))
@@ -182,4 +187,5 @@ def _images_in(folder: Path) -> list[Path]:
 def _image_suffixes() -> frozenset[str]:
     """Return the suffixes of the formats that are read."""
     formats = readable()
-    return frozenset(suffix for suffix, form in Image.registered_extensions().items() if form in formats)
+    named = (suffix for suffix, form in Image.registered_extensions().items() if form in formats)
+    return frozenset([*named, *IMAGE_SUFFIXES])

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from toptune.errors import InputError
-from toptune.extract.images.boxes import Box
+from toptune.extract.images.kinds.boxes import Box
 from toptune.extract.images.remarks import Remarks
 from toptune.store.datasets.outside_tables import OutsideTable
 from toptune.store.datasets.outside_text import outside_text

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from toptune.errors import InputError
-from toptune.extract.images.boxes import COLUMNS
+from toptune.extract.images.kinds.boxes import COLUMNS
 from toptune.extract.images.layout import is_image_name
 from toptune.extract.images.remarks import Remarks
 from toptune.store.datasets.manifest import LABELS_COLUMN

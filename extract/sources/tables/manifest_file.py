@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toptune.errors import InputError
-from toptune.extract.images.boxes import Box
+from toptune.extract.images.kinds.boxes import Box
 from toptune.extract.images.labels import join_labels, split_labels
 from toptune.extract.images.remarks import UNLABELED, Remarks
 from toptune.extract.images.source import FileRow, FileSource, default_name, split_names

@@ -18,6 +18,7 @@ from toptune.errors import ConflictError, InputError
 from toptune.extract import extract, extract_models, load_backbone
 from toptune.extract.backbone.transform import EvalTransform
 from toptune.extract.images.decode import DECODE
+from toptune.extract.images.kinds.band_image import AnyImage
 from toptune.extract.pipeline.reader import Batch, BatchReader
 from toptune.store import FeatureCache, FeatureStore
 from toptune.store.features.recipe import ROUTES
@@ -169,7 +170,7 @@ def test_threads_that_read_resize_on_one_core_each() -> None:
     seen = []
 
     class Watched(EvalTransform):
-        def pixels(self, image: Image.Image) -> np.ndarray:
+        def pixels(self, image: AnyImage) -> np.ndarray:
             seen.append((threading.current_thread().name, torch.get_num_threads()))
             return super().pixels(image)
 

@@ -318,7 +318,7 @@ def test_a_network_for_one_batch_size_is_refused() -> None:
             return images.reshape(2, -1)[:, : int(images.shape[0])]
 
     with pytest.raises(InputError, match=r"cannot be traced with a free batch size: .*toptune predict"):
-        trace(Pairs(), [(8, 8)])
+        trace(Pairs(), [(3, 8, 8)])
 
 
 def test_what_differs_by_more_than_is_accepted_is_not_written(folder: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from toptune.extract import extract, open_source
 from toptune.extract.images import decode
-from toptune.extract.images.boxes import Box, RecentImages
 from toptune.extract.images.decode import Decoded, Decoding, decode_image, decoding
+from toptune.extract.images.kinds.boxes import Box, RecentImages
 from toptune.extract.images.remarks import remarks_of
 from toptune.store import ConflictError, InputError, UnreadableImageError
 from toptune.train import train

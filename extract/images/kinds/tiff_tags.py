@@ -32,6 +32,9 @@ _FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point", 4: "undefined", 5: 
 _PREDICTED_BITS = (8, 16, 32, 64)
 # No compression, CCITT, LZW, JPEG, Deflate and PackBits, which every libtiff has.
 _COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
+_STATE_IT = (
+    "pixels have no agreed range; state it with --scale MIN:MAX, or save it with 8 or 16 bits, unsigned"
+)
 # Directories have about 20 entries; a damaged count must not make a loop of millions.
 _MAX_ENTRIES = 4096
 
@@ -140,9 +143,9 @@ class Tiff:
         reason = None
         is_plain = self._first(_COMPRESSION, 1) == 1
         if 3 in self._formats:
-            reason = "floating-point pixels have no agreed range; save it with 8 or 16 bits, unsigned"
+            reason = f"floating-point {_STATE_IT}"
         elif 2 in self._formats:
-            reason = "signed pixels have no agreed range; save it with 8 or 16 bits, unsigned"
+            reason = f"signed {_STATE_IT}"
         elif self._first(_PREDICTOR, 1) != 1 and self._cannot_be_summed(is_plain=is_plain):
             reason = "differences of such samples cannot be read; save it without a predictor"
         elif self.has_wide_planes and self._first(_PHOTOMETRIC, -1) != 2:
