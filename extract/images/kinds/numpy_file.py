@@ -40,7 +40,7 @@ def read(data: bytes, before: Before) -> Values:
             f"damaged: {str(error).splitlines()[0] or type(error).__name__}"
         ) from error
     pixels = pixels.reshape(height, width, bands)
-    # Of unsigned numbers white is the largest, as in files of images; other types say nothing.
+    # White is the largest of unsigned numbers, as in files of images; other types say nothing.
     is_said = dtype.kind == "u"
     return Values(
         pixels,
