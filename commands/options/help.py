@@ -33,6 +33,7 @@ HEADINGS: Mapping[str, str] = {
         "depth optimizer learning-rate weight-decay epochs min-epochs patience warmup-epochs clip-grad "
         "label-smoothing augment crop-scale validation-fraction refit finetune finetune-limit margin"
     ),
+    "Answers": "coverage novelty abstain-above prior class-tree back-off answer-by answer-from ood",
     "Findings": "k neighbors exact-up-to false-alarms outliers fail-on map",
     "Updates": "update forget keep-sums rehash overwrite",
     "Slurm": "jobs time mem partition cpus gpus sbatch images-per-second train train-time no-train submit",

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from toptune.commands.options.answers import ANSWER_NAMES, ANSWERS
 from toptune.commands.options.common import (
     BATCH_SIZE,
     DEVICE,
@@ -59,6 +60,13 @@ MOVED = _moved()
 @click.option("--data", help="Images with labels to score, read without a store.")
 @OWN_COLUMNS
 @_moved(when="With --data")
+@ANSWERS
+@click.option(
+    "--ood",
+    metavar="DATASET",
+    help="Another stored data set, whose images are told from those that are scored: AUROC of novelty and of "
+    "other measures.",
+)
 @click.option(
     "--out",
     type=click.Path(),
@@ -106,6 +114,7 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
     help="Number of classes to write for each image, the most probable first.",
 )
 @click.option("--probabilities", is_flag=True, help="Add one column for each class.")
+@ANSWERS
 @SPREADSHEET_SAFE
 @BATCH_SIZE
 @MOVED
@@ -148,11 +157,12 @@ def predict(
         check_predictions_file(out, form)
     # The meter begins before the backbone is loaded, which is a cost of the command.
     meter, batch_size = CostMeter(), options.pop("batch_size")
+    asked = {name: options.pop(name) for name in ANSWER_NAMES}
     # Paths without an image are refused before the backbone is loaded, which takes seconds.
     images = [image for _, image in find_images(paths)]
     classifier = Classifier.load(run, **options)
     with work_progress("predicting") as progress:
-        predictions = classifier.predict(images, batch_size=batch_size, progress=progress)
+        predictions = classifier.predict(images, batch_size=batch_size, progress=progress, **asked)
     columns = classifier.classes if probabilities else []
     if top > len(classifier.classes):
         n_classes = counted(len(classifier.classes), "class")

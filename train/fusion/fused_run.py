@@ -15,6 +15,7 @@ from toptune.store.features.blocks import Blocks
 from toptune.store.files.json_records import record_from_json, record_to_json
 from toptune.store.files.json_values import read_json
 from toptune.text import counted, repr_line
+from toptune.train.answers.files import LEFT_OUT
 from toptune.train.fusion.pool import Pool, logs_of
 from toptune.train.rows.options import RowOptions
 from toptune.train.runs.record import (
@@ -261,7 +262,7 @@ class FusedRun:
         if not record.is_fused or record.fusion is None:
             raise InputError(f"{path} is no run of several models; open it with Run.load")
         own = {name for name in record.file_names if not name.startswith(f"{MEMBERS}/")}
-        record.check_files(path, own - {SELECTION, PREDICTIONS, IMAGE})
+        record.check_files(path, own - {SELECTION, PREDICTIONS, IMAGE, LEFT_OUT})
         # The record of a member is sealed by the record of the whole; the member compares its other files.
         inner = [member.folder for member in record.fusion.members]
         record.check_files(path, [f"{folder}/{CONFIG}" for folder in inner])

@@ -18,6 +18,7 @@ from toptune.store.files.json_values import json_ready
 from toptune.store.files.names import plain_model_name
 from toptune.store.files.provenance import provenance
 from toptune.text import counted
+from toptune.train.answers.left_out import LeftOut
 from toptune.train.fusion.fused_run import MEMBERS, FusedRun, noun_of
 from toptune.train.fusion.pool import Pool
 from toptune.train.fusion.weights import LeftOutRows, Weighing, weigh, without_members
@@ -121,7 +122,9 @@ class Training:
         )
 
 
-def fused_run(path: Path, members: Sequence[Member], training: Training) -> tuple[FusedRun, list[Member]]:
+def fused_run(
+    path: Path, members: Sequence[Member], training: Training
+) -> tuple[FusedRun, list[Member], LeftOut]:
     """Weigh heads and make the run of those that weigh something; the run has no metrics yet.
 
     Parameters
@@ -137,6 +140,8 @@ def fused_run(path: Path, members: Sequence[Member], training: Training) -> tupl
     run : FusedRun
     kept : list of Member
         The members of the run.
+    said : LeftOut
+        What the heads together say of the rows that they had left out.
     """
     left = training.left_out(members)
     weighing = weigh(left)
@@ -152,7 +157,11 @@ def fused_run(path: Path, members: Sequence[Member], training: Training) -> tupl
         train_rows=kept[0].run.train_rows,
         test_rows=kept[0].run.test_rows,
     )
-    return run, kept
+    probabilities = pool.probabilities(left.logs[is_kept])
+    scores = members[0].left_out
+    assert scores is not None, "members without left-out scores are refused above"
+    said = LeftOut.of(run.train_rows[scores.rows], left.codes, probabilities)
+    return run, kept, said
 
 
 def score_together_with(
@@ -183,6 +192,7 @@ def write_fused(
     *,
     folds: Folds | None,
     all_members: Sequence[Member],
+    said: LeftOut | None,
     forgotten: Sequence[str] = (),
 ) -> FusedRun:
     """Write a fused run with its members, and return it with its metrics.
@@ -201,6 +211,8 @@ def write_fused(
         Folds of the training rows.
     all_members : sequence of Member
         Also those that weigh nothing; their features cost as much.
+    said : LeftOut, optional
+        As of `fused_run`.
     forgotten : sequence of str
         Ids that may never come back by an update.
     """
@@ -231,6 +243,8 @@ def write_fused(
         what = run.title
         write_decisions(folder, run.record, members[0].run.decisions)
         write_account(run, folder, manifest, of_run, what=what, table=table, folds=folds, forgotten=forgotten)
+        if said is not None:
+            said.write(folder)
     n_bytes = sum(member.feature_bytes for member in members)
     return replace(run, members=tuple(whole), size_note=size_note(run.folder, n_bytes))
 

@@ -113,11 +113,13 @@ def train_late(
     training = Training.of(rows, class_weight=options.head.class_weight)
     members = [_member(each, rows) for each in fitted]
     with phases("weigh"):
-        run, kept = fused_run(path, members, training)
+        run, kept, said = fused_run(path, members, training)
         run = replace(run, record=replace(run.record, best=best))
     with phases("test"), scoring_room(options):
         scored = score_together_with(run, kept, rows.manifest, rows.split.test)
-    return write_fused(run, kept, scored, rows.manifest, phases, folds=rows.folds, all_members=members)
+    return write_fused(
+        run, kept, scored, rows.manifest, phases, folds=rows.folds, all_members=members, said=said
+    )
 
 
 def _checked(options: TrainOptions, n_models: int) -> TrainOptions:

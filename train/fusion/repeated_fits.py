@@ -72,13 +72,13 @@ def blended(
     class_weight = "balanced" if weightings == {"balanced"} else None
     with phases("weigh"):
         training = Training.labeled(train_labels, folds, class_weight=class_weight)
-        new, kept = fused_run(path, members, training)
+        new, kept, said = fused_run(path, members, training)
     fusion = replace(new.fusion, runs=tuple(str(run.folder) for run in opened))
     new = replace(new, record=replace(new.record, fusion=fusion, warnings=(*new.record.warnings, *notes)))
     manifest = kept[0].features.manifest
     with phases("test"):
         scored = score_together_with(new, kept, manifest, new.test_rows, labels)
-    return write_fused(new, kept, scored, manifest, phases, folds=known, all_members=members)
+    return write_fused(new, kept, scored, manifest, phases, folds=known, all_members=members, said=said)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

@@ -68,7 +68,7 @@ def components(pairs: Rows, n: int) -> Rows:
     return found.astype(np.int64)
 
 
-def group_keys(manifest: Manifest, group_by: str) -> list[str]:
+def group_keys(manifest: Manifest, group_by: str, *, option: str = "group_by") -> list[str]:
     """Return the key of the group of each row: a column of the manifest, or the first group of a pattern.
 
     Raises
@@ -82,23 +82,23 @@ def group_keys(manifest: Manifest, group_by: str) -> list[str]:
     except (KeyError, InputError):
         pass
     else:
-        _refuse_missing(values, manifest, group_by)
+        _refuse_missing(values, manifest, group_by, option)
         return [str(value) for value in values]
     columns = choices(group_by, ["label", *manifest.extra_names])
     try:
         pattern = re.compile(group_by)
     except re.error as error:
         raise InputError(
-            f"group_by {group_by!r} is neither a column of the manifest nor a regular expression ({error}); "
+            f"{option} {group_by!r} is neither a column of the manifest nor a regular expression ({error}); "
             f"{columns}",
-            option="group_by",
+            option=option,
         ) from error
     if pattern.groups < 1:
         raise InputError(
-            f"group_by {group_by!r} is no column that was kept with the images (text and whole numbers are "
+            f"{option} {group_by!r} is no column that was kept with the images (text and whole numbers are "
             f"kept); {columns}, or give a pattern on the id whose group in parentheses is the key, such as "
             "'^([^_]+)_'",
-            option="group_by",
+            option=option,
         )
     matches = [pattern.search(identity) for identity in manifest.ids]
     keys = [None if match is None else match.group(1) for match in matches]
@@ -107,14 +107,14 @@ def group_keys(manifest: Manifest, group_by: str) -> list[str]:
     missed = [identity for identity, key, label in known if key is None and label is not None]
     if missed:
         raise InputError(
-            f"group_by pattern {group_by!r} does not match {counted(len(missed), 'id')}, for instance "
+            f"{option} pattern {group_by!r} does not match {counted(len(missed), 'id')}, for instance "
             f"{missed[0]!r}; widen it",
-            option="group_by",
+            option=option,
         )
     return [str(key) for key in keys]
 
 
-def _refuse_missing(values: Sequence[str | None], manifest: Manifest, group_by: str) -> None:
+def _refuse_missing(values: Sequence[str | None], manifest: Manifest, group_by: str, option: str) -> None:
     """Raise an `InputError` that counts the labeled rows without a group, if there are any."""
     # They are neither one group nor many: images of one patient whose name is missing would lie on both sides
     # of a split, or those of all such patients on one side.
@@ -126,5 +126,5 @@ def _refuse_missing(values: Sequence[str | None], manifest: Manifest, group_by: 
             f"{group_by!r} that they are grouped by, for instance {missing[0]!r}; fill them in, or write a "
             "value of its own into each row that is a group of its own, and extract with --update, which "
             "computes nothing anew for columns",
-            option="group_by",
+            option=option,
         )

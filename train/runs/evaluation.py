@@ -130,6 +130,24 @@ def stored_rows(
     )
 
 
+def any_rows(
+    trained: Run, *, store: str | os.PathLike[str] | FeatureStore | None, dataset: str
+) -> StoredRows:
+    """Find all rows of another data set, labeled or not; errors are those of `stored_rows`."""
+    opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store or trained.store)
+    try:
+        cache = open_sources(opened, trained.sources, dataset)
+    except StoreNotFoundError as error:
+        for source in trained.sources:
+            _explain_other_features(source, opened, dataset)
+        raise error
+    cache.mark_used()
+    rows = np.arange(cache.manifest.n_rows)
+    failed = cache.failed_rows([array.name for array in trained.arrays])
+    usable = rows[~np.isin(rows, np.array(list(failed), dtype=np.int64))]
+    return StoredRows(run=trained, cache=cache, asked=rows, rows=rows, usable=usable, labels=None)
+
+
 def _explain_other_features(source: RunSource, store: FeatureStore, dataset: str) -> None:
     """Raise an `InputError` that says how all features of the same model over a data set differ."""
     model, recipe = source.cache.name.rpartition("@")[0], source.full_recipe()

@@ -22,6 +22,7 @@ from toptune.store.files.json_records import record_from_json, record_to_json
 from toptune.store.files.json_values import read_json
 from toptune.store.files.reading import read_linked
 from toptune.text import counted, repr_line
+from toptune.train.answers.files import LEFT_OUT, NOVELTY
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.decisions import Decisions
 from toptune.train.rows.groups import row_keys
@@ -273,7 +274,7 @@ class Run:
                 "images (evaluate RUN --data DATA), or classify with it (predict RUN PATH...)"
             )
         # Only what is read is compared: a damaged image of the confusion matrix must not stop a prediction.
-        record.check_files(path, record.file_names - {SUMS, SELECTION, PREDICTIONS, IMAGE})
+        record.check_files(path, record.file_names - {SUMS, SELECTION, PREDICTIONS, IMAGE, LEFT_OUT, NOVELTY})
         if record.files is None:
             logger.warning(
                 "%s was made before runs had checksums: whether its files are whole cannot be checked "

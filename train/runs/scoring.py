@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from toptune.train.tasks.names import CLASSIFICATION
 
 Rows = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float64]
+# What looks at the classes and probabilities of some rows, and returns the probabilities that are scored.
+Look: TypeAlias = Callable[[Rows, Rows, Probabilities], Probabilities]
 
 # Memory of the probabilities of the rows that are scored at a time. Ten thousand test rows of ten thousand
 # classes would take 800 MB at once, and three times as much while they are made.
@@ -89,6 +91,7 @@ def score_together(
     forms: Sequence[AnswerForm],
     manifest: Manifest,
     labels: Mapping[int, str] | None = None,
+    look: Look | None = None,
 ) -> list[Scored]:
     """Score classifiers, one of each form, on the same labeled rows.
 
@@ -103,6 +106,8 @@ def score_together(
     manifest : Manifest
     labels : mapping of int to str, optional
         As of `score`.
+    look : callable (rows, codes, probabilities) -> probabilities, optional
+        Sees what each classifier says of some rows (b,) of the classes (b,), and returns what is scored.
 
     Returns
     -------
@@ -134,7 +139,8 @@ def score_together(
     for start in range(0, len(rows), step):
         some = slice(start, start + step)
         for of_one, probabilities in zip(parts, answer(rows[some]), strict=True):
-            of_one.append(Answers.of(codes[some], probabilities))
+            seen = probabilities if look is None else look(rows[some], codes[some], probabilities)
+            of_one.append(Answers.of(codes[some], seen))
     return [_scored(Answers.joined(of_one), rows, truth=truth, classes=classes) for of_one in parts]
 
 

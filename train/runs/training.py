@@ -37,6 +37,7 @@ from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.rows.copies import digests_of
 from toptune.train.rows.grids import grid_of
 from toptune.train.runs.best_record import BestRecord
+from toptune.train.runs.metrics import codes_of
 from toptune.train.runs.options import TrainOptions
 from toptune.train.runs.record import DEALT, GROUPS, FoldsRecord, SplitRecord, trained_record
 from toptune.train.runs.restriction import restricted_run
@@ -48,6 +49,7 @@ from toptune.train.runs.writing import check_out, new_run_folder, size_note, wri
 from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
 
 if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that is refused does not need
+    from toptune.train.answers.kept import Kept
     from toptune.train.heads.heads import Head
     from toptune.train.heads.trials import Trials
     from toptune.train.passes.training_rows import LeftOutScores
@@ -96,6 +98,8 @@ class Fitted:
     run : Run
     left_out : LeftOutScores or None
         Left-out scores of the training rows; None for a head without folds.
+    kept : Kept
+        What sets of labels and novelty need of the training.
     prepared : Prepared
     seconds : float
         Seconds of the fit.
@@ -103,6 +107,7 @@ class Fitted:
 
     run: Run
     left_out: "LeftOutScores | None"
+    kept: "Kept"
     prepared: Prepared
     seconds: float
 
@@ -115,6 +120,7 @@ class Fitted:
         """Write the files of the run, whose metrics are known by now."""
         options, search = self.prepared.options, self.prepared.search
         write_run(self.run, folder, rows.manifest, scored, folds=rows.folds, keep_sums=options.keep_sums)
+        self.kept.write(folder)
         if search is not None:
             search.write_csv(folder / LAYER_SEARCH)
 
@@ -369,7 +375,25 @@ def fit_prepared(
             decisions=decisions,
         )
     )
-    return Fitted(run=run, left_out=left_out, prepared=prepared, seconds=time.perf_counter() - clock)
+    kept = _kept(run, features, rows, left_out)
+    return Fitted(
+        run=run, left_out=left_out, kept=kept, prepared=prepared, seconds=time.perf_counter() - clock
+    )
+
+
+def _kept(run: Run, features: StoredFeatures, rows: ChosenRows, left_out: "LeftOutScores | None") -> "Kept":
+    """Return what sets of labels and novelty need of a training."""
+    from toptune.train.answers.kept import Kept, kept_scores
+    from toptune.train.answers.novelty import Novelty
+
+    train = rows.split.train
+    # A head that dropped columns judges images by those that it reads.
+    seen = PreprocessedBlocks(features.blocks([array.name for array in run.arrays], train), run.preprocessing)
+    said = None
+    if run.form.task == CLASSIFICATION:
+        codes = codes_of(rows.train_labels, run.classes)
+        said = kept_scores(left_out, run.head.temperature, codes=codes, rows=train)
+    return Kept(left_out=said, novelty=Novelty.of(seen, train, seed=rows.options.seed))
 
 
 def folds_of_rows(rows: ChosenRows) -> FoldsRecord | None:

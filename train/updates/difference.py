@@ -51,6 +51,13 @@ class Difference:
     n_changed: int
     n_forgotten: int
 
+    @property
+    def labeled(self) -> Rows:
+        """As `now`, and -1 also where the label or the image is not the one that trained."""
+        labeled = self.now.copy()
+        labeled[self.removed] = -1
+        return labeled
+
 
 def find_difference(
     run: Run, before: StoredFeatures, after: StoredFeatures, *, forget: Sequence[str], forgotten: set[str]

@@ -35,6 +35,7 @@ from toptune.train.updates.difference import Difference, find_difference, forgot
 from toptune.train.updates.fold_change import FoldChange, find_fold_change
 
 if TYPE_CHECKING:  # these import torch and scikit-learn, which an update that is refused does not need
+    from toptune.train.answers.kept import Kept
     from toptune.train.heads.native_heads import OwnHead
     from toptune.train.solvers.saved_sums import SavedSums
     from toptune.train.updates.head_update import Change
@@ -120,6 +121,10 @@ class Updated:
     Attributes
     ----------
     run : Run
+    kept : Kept
+        What sets of labels and novelty need, of the rows that stay.
+    labeled : ndarray of int64
+        As of `Difference`.
     after : StoredFeatures
     folds : Folds or None
     forgotten : sequence of str
@@ -129,6 +134,8 @@ class Updated:
     """
 
     run: Run
+    kept: "Kept"
+    labeled: Rows
     after: StoredFeatures
     folds: Folds | None
     forgotten: Sequence[str]
@@ -137,6 +144,7 @@ class Updated:
     def write(self, folder: Path, scored: Scored) -> None:
         """Write the files of the run, whose metrics are known by now."""
         write_run(self.run, folder, self.after.manifest, scored, folds=self.folds, forgotten=self.forgotten)
+        self.kept.write(folder)
 
 
 def update_head_run(
@@ -250,11 +258,21 @@ def change_run(
     )
     return Updated(
         run=new,
+        kept=_kept(old, difference),
+        labeled=difference.labeled,
         after=after,
         folds=folds.folds,
         forgotten=sorted({*earlier, *options.forget}),
         seconds=time.perf_counter() - clock,
     )
+
+
+def _kept(old: Run, difference: Difference) -> "Kept":
+    """Return what stays of what sets of labels and novelty need; older runs have nothing."""
+    from toptune.train.answers.kept import Kept
+
+    kept = Kept.read(old.folder, n_columns=old.preprocessing.n_outputs)
+    return kept.changed(difference.labeled, np.where(difference.is_spent, -1, difference.now))
 
 
 def _decided_again(old: Run, manifest: Manifest) -> list[str]:

@@ -1,39 +1,32 @@
 """`Classifier` turns images into labels, by the network of a RUN folder."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
-from toptune.extract.images.narrow import NarrowImages
 from toptune.extract.images.source import ImageBytes
 from toptune.machine.devices import AUTO, resolve_device, why_not_mps
-from toptune.options import check_count
+from toptune.options import check_count, options_of
 from toptune.text import repr_line
+from toptune.train.answers.options import AnswerArguments, AnswerOptions
 from toptune.train.fusion.fused_run import FusedRun
 from toptune.train.runs.record import RunRecord
 from toptune.train.runs.run import Run
-from toptune.workflows.predict.images import ImageLike, LooseImages, as_several, find_images
+from toptune.workflows.predict.images import ImageLike, as_several, find_images
 from toptune.workflows.predict.moved import Place
 from toptune.workflows.predict.predictions import Answers, Prediction
+from toptune.workflows.predict.windows import Network, windows
 
 if TYPE_CHECKING:  # networks import torch and timm, which a folder that is no run does not need
     import torch
 
     from toptune.extract.backbone.backbone import Backbone
     from toptune.workflows.finetuning.run import FineTunedRun
-    from toptune.workflows.predict.finetuned_network import FineTunedNetwork
     from toptune.workflows.predict.frozen_network import FrozenNetwork
-    from toptune.workflows.predict.fused_network import FusedNetwork
-
-# Images of this many batches are handed to the reader together: enough that its threads seldom wait at the
-# end of a window, few enough that encoded images stay a small part of memory.
-_WINDOW_BATCHES = 8
-Network: TypeAlias = "FrozenNetwork | FusedNetwork | FineTunedNetwork"
 
 
 class Classifier:
@@ -180,6 +173,7 @@ class Classifier:
         *,
         batch_size: int = 32,
         progress: Callable[[int, int], None] | None = None,
+        **asked: Unpack[AnswerArguments],
     ) -> list[Prediction]:
         """Classify images, while threads read and decode the next ones.
 
@@ -196,38 +190,33 @@ class Classifier:
         progress : callable, optional
             Called with the number of images done and of all, after every batch. All images are looked up
             first then, which takes memory for images that are given as bytes.
+        **asked
+            The fields of `toptune.train.answers.options.AnswerOptions`: what is said besides labels.
 
         Returns
         -------
         list of Prediction
             One prediction for each image, in the order given. The prediction of an unreadable image has an
-            ``error`` and no label.
+            ``error`` and no label. Where images of one thing are answered together, one for each thing, in
+            the order of their first images, and one for each unreadable image behind them.
 
         Raises
         ------
         InputError
-            If a path does not exist, a folder holds no image, pixels are of another type or shape, or
-            `batch_size` is below 1.
+            If a path does not exist, a folder holds no image, pixels are of another type or shape,
+            `batch_size` is below 1, or the run cannot say what was asked.
         """
         check_count(batch_size, option="batch_size")
-        remaining = find_images(as_several(images))
-        total = 0
-        if progress is not None:
-            found = list(remaining)
-            remaining, total = iter(found), len(found)
-        predictions: list[Prediction] = []
-        narrow = NarrowImages()
-        # Encoded images of a long iterator must not lie in memory all at once.
-        while window := list(islice(remaining, _WINDOW_BATCHES * batch_size)):
-            source = LooseImages([image for _, image in window])
-            names = [name for name, _ in window]
-            for answers in self.answers(source, len(window), batch_size=batch_size):
-                predictions += self._predictions(answers, names)
-                narrow = narrow.with_rows(answers.narrow, names.__getitem__)
-                if progress is not None:
-                    progress(len(predictions), total)
-        narrow.warn()
-        return predictions
+        options = options_of(AnswerOptions, asked, call="predict")
+        if options.is_asked or self.record.record.options.get("answer_by"):
+            from toptune.workflows.predict.answering import Asked
+
+            return Asked.of(self.network, options).predictions(
+                images, batch_size=batch_size, progress=progress
+            )
+        given = find_images(as_several(images))
+        found = windows(self.network, given, batch_size=batch_size, progress=progress)
+        return [each for answers, names, _ in found for each in self._predictions(answers, names)]
 
     def answers(self, source: ImageBytes, n_images: int, *, batch_size: int = 32) -> Iterator[Answers]:
         """Classify images ``0 ... n_images - 1`` of a source, a batch after the other.

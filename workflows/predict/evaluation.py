@@ -1,9 +1,9 @@
 """`evaluate` scores a run on its own test rows, on another stored data set, or on images."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -15,13 +15,16 @@ from toptune.machine.devices import AUTO, check_device_name
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.text import counted, named
+from toptune.train.answers.options import AnswerArguments, AnswerOptions
 from toptune.train.fusion.evaluation import score_stored
 from toptune.train.rows.splits import advice_on_several_labels
 from toptune.train.runs.metrics import Answers, ClassTables, codes_of, figures_of
 from toptune.train.runs.record import ROWS, RunRecord
 from toptune.train.runs.run import read_table
 from toptune.train.runs.writing import check_out, new_run_folder, write_metrics
+from toptune.workflows.predict.asked_evaluation import Seen, Where, score_asked
 from toptune.workflows.predict.classifier import Classifier
+from toptune.workflows.predict.described import describe_asked
 from toptune.workflows.predict.images import ChosenImages
 from toptune.workflows.predict.moved import Place
 
@@ -29,7 +32,7 @@ from toptune.workflows.predict.moved import Place
 SHOWN = 3
 
 
-class EvaluateArguments(TypedDict, total=False):
+class EvaluateArguments(AnswerArguments, total=False):
     """The keywords of `EvaluateOptions`."""
 
     store: str | Path | FeatureStore | None
@@ -42,6 +45,7 @@ class EvaluateArguments(TypedDict, total=False):
     model: Place | None
     weights: Place | None
     out: str | Path | None
+    ood: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,11 @@ class EvaluateOptions:
     out : path, optional
         Folder to make, with ``metrics.json`` and, of more than 200 classes, ``per_class.parquet`` and
         ``confusion.parquet``, which hold what would be too long to return.
+    ood : str, optional
+        Another data set of the store, whose images are told from those that are scored, by novelty and other
+        measures.
+    answers : AnswerOptions
+        What the run says besides labels, which is measured.
 
     Raises
     ------
@@ -85,6 +94,8 @@ class EvaluateOptions:
     model: Place | None = None
     weights: Place | None = None
     out: str | Path | None = None
+    ood: str | None = None
+    answers: AnswerOptions = field(default_factory=AnswerOptions)
 
     def __post_init__(self) -> None:
         check_device_name(self.device)
@@ -101,6 +112,12 @@ class EvaluateOptions:
             )
         if self.data is not None and (self.store is not None or self.dataset is not None):
             raise InputError("--data reads images directly; leave out --store and --dataset")
+        if self.data is not None and self.ood is not None:
+            raise InputError(
+                f"--ood {self.ood!r} is a stored data set, which is told from stored images; extract those "
+                "of --data too (toptune extract), and name them with --dataset",
+                option="ood",
+            )
 
 
 def evaluate(
@@ -136,7 +153,11 @@ def evaluate(
     meter = CostMeter()
     options = options_of(EvaluateOptions, arguments, call="evaluate")
     out = None if options.out is None else check_out(options.out)
-    if options.data is None:
+    asks = options.answers.is_asked or options.ood is not None
+    if options.data is None and (asks or RunRecord.of_folder(Path(run)).options.get("answer_by")):
+        where = Where(store=options.store, dataset=options.dataset, split=options.split, ood=options.ood)
+        metrics, tables = score_asked(run, where, options.answers)
+    elif options.data is None:
         metrics, tables = score_stored(run, store=options.store, dataset=options.dataset, split=options.split)
     else:
         metrics, tables = _score_images(
@@ -149,6 +170,7 @@ def evaluate(
             model=options.model,
             weights=options.weights,
             progress=progress,
+            answers=options.answers,
         )
     metrics |= {"costs": meter.to_dict()}
     if out is None:
@@ -227,6 +249,7 @@ def _score_images(
     model: Place | None,
     weights: Place | None,
     progress: Callable[[int, int], None] | None,
+    answers: AnswerOptions | None = None,
 ) -> tuple[dict[str, Any], ClassTables]:
     """Do what `evaluate_images` does, and return the tables of the classes beside the metrics."""
     # Labels and classes are compared before the backbone is loaded, which takes the longest.
@@ -251,16 +274,17 @@ def _score_images(
         )
     classifier = Classifier.load(run, device=device, model=model, weights=weights)
     rows = list(truth)
+    seen = Seen.of(classifier.network, answers or AnswerOptions(), manifest, rows)
+    classifier = Classifier(seen.network)
     failed: dict[str, str] = {}
     good: list[int] = []
     parts = []
-    for answers in classifier.answers(ChosenImages(source, rows), len(rows)):
-        failed |= {manifest.ids[rows[at]]: reason for at, reason in sorted(answers.failed.items())}
-        some = [rows[at] for at in answers.rows.tolist()]
+    for batch in classifier.answers(ChosenImages(source, rows), len(rows)):
+        failed |= {manifest.ids[rows[at]]: reason for at, reason in sorted(batch.failed.items())}
+        some = [rows[at] for at in batch.rows.tolist()]
         # A few numbers a row are kept, because the probabilities of many classes would fill the memory.
-        parts.append(
-            Answers.of(codes_of([truth[row] for row in some], classifier.classes), answers.probabilities)
-        )
+        codes = codes_of([truth[row] for row in some], classifier.classes)
+        parts.append(Answers.of(codes, seen.batch(np.array(some, dtype=np.int64), codes, batch)))
         good += some
         if progress is not None:
             progress(len(good) + len(failed), len(rows))
@@ -280,7 +304,7 @@ def _score_images(
         "n_unlabelled": manifest.n_rows - len(truth),
         "n_named_as_trained": n_trained,
     }
-    return {**figures_of(found, tables), **counts}, tables
+    return {**figures_of(found, tables), **counts, **seen.figures()}, tables
 
 
 def _trained_ids(run: Path) -> set[str]:
@@ -298,7 +322,7 @@ def describe_metrics(metrics: Mapping[str, Any]) -> str:
         left_out += f"; {n_failed} could not be read and are left out"
     if n_unlabelled := metrics.get("n_unlabelled"):
         left_out += f"; {n_unlabelled} without a label are left out"
-    lines = [f"{figures} on {metrics['n_test']} images{left_out}"]
+    lines = [f"{figures} on {metrics['n_test']} images{left_out}", *describe_asked(metrics)]
     if n_trained := metrics.get("n_named_as_trained"):
         lines.append(
             f"note: {n_trained} of them have the names of images that the run was trained on; if they are "

@@ -102,6 +102,27 @@ class FineTunedNetwork:
         (backbone,) = backbones
         return replace(self, backbone=backbone)
 
+    def with_novelty(self) -> "FineTunedNetwork":
+        """Refuse to tell the novelty of images: a fine-tuned run keeps no features of its training images."""
+        raise InputError(
+            f"{self.record.folder} is a fine-tuned network, which keeps no features of its training images "
+            "to compare others with; train a head on a frozen backbone (toptune extract, toptune train), or "
+            "leave --novelty and --abstain-above out",
+            option="novelty",
+        )
+
+    def with_features(self) -> "FineTunedNetwork":
+        """Refuse to make answers from features: a fine-tuned network has none of its own."""
+        raise InputError(
+            f"{self.record.folder} is a fine-tuned network, whose answers are made from no stored features; "
+            "take another --answer-from than features",
+            option="answer_from",
+        )
+
+    def of_means(self, features: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float64]:
+        """Refuse as `with_features`."""
+        return self.with_features().of_means(features)
+
     def in_float32(self) -> "FineTunedNetwork":
         """Return the same network, computing in float32."""
         return self if self.precision == "fp32" else replace(self, precision="fp32")

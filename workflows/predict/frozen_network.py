@@ -19,9 +19,11 @@ from toptune.machine.devices import resolve_device
 from toptune.store.features.blocks import ArrayBlocks
 from toptune.store.features.recipe import ROUTE_NAMES
 from toptune.text import named
+from toptune.train.answers.novelty import Novelty
 from toptune.train.runs.record import CONFIG
 from toptune.train.runs.run import Run
 from toptune.train.runs.sources import RunSource
+from toptune.train.verdicts.nearness import novelty_of, novelty_of_rows
 from toptune.workflows.predict.moved import Place, moved_places
 from toptune.workflows.predict.predictions import Answers
 
@@ -37,10 +39,16 @@ class FrozenNetwork:
     backbones : tuple of Backbone
         The backbones that the features came from, in the order of the run's sources; the recipe of each
         equals the recipe of its features.
+    nearness : Novelty, optional
+        What tells the novelty of each image, where that was asked for.
+    keeps_features : bool
+        Whether answers have the features that they were made from.
     """
 
     run: Run
     backbones: tuple[Backbone, ...]
+    nearness: Novelty | None = None
+    keeps_features: bool = False
 
     @classmethod
     def of_run(
@@ -142,12 +150,31 @@ class FrozenNetwork:
 
     def with_backbones(self, backbones: tuple[Backbone, ...]) -> "FrozenNetwork":
         """Return the same network on backbones that have other transforms of their images."""
-        return FrozenNetwork(self.run, backbones)
+        return replace(self, backbones=backbones)
+
+    def with_novelty(self) -> "FrozenNetwork":
+        """Return the same network, whose answers tell the novelty of each image.
+
+        Raises
+        ------
+        InputError
+            If the run keeps nothing that tells it.
+        """
+        return replace(self, nearness=novelty_of(self.run))
+
+    def with_features(self) -> "FrozenNetwork":
+        """Return the same network, whose answers have the features that they were made from."""
+        return replace(self, keeps_features=True)
+
+    def of_means(self, features: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float64]:
+        """Classify rows of features as stored, one array (n, d) for each head: (n, n_classes)."""
+        (only,) = features
+        return self.run.predict_blocks(ArrayBlocks(only))[1]
 
     def in_float32(self) -> "FrozenNetwork":
         """Return the same network on backbones that compute in float32 and are not compiled."""
         plain = tuple(map(_in_float32, self.backbones))
-        return self if plain == self.backbones else FrozenNetwork(self.run, plain)
+        return self if plain == self.backbones else replace(self, backbones=plain)
 
     def features(self, batch: torch.Tensor | Sequence[torch.Tensor]) -> npt.NDArray[np.float32]:
         """Compute the run's arrays, side by side, and round them as the store does.
@@ -178,10 +205,18 @@ class FrozenNetwork:
     def answers(self, source: ImageBytes, n_images: int, *, batch_size: int) -> Iterator[Answers]:
         """Classify images ``0 ... n_images - 1`` of a source, a batch after the other."""
         for batch in features_of(source, n_images, self.wanted, batch_size=batch_size):
-            found = np.zeros((0, len(self.run.classes)))
+            found, novelty = np.zeros((0, len(self.run.classes))), None
             if len(batch.rows):
                 found = self.of_features(batch.values)
-            yield Answers(rows=batch.rows, probabilities=found, failed=batch.failed, narrow=batch.narrow)
+                novelty = joined_novelty([self], [batch.values])
+            yield Answers(
+                rows=batch.rows,
+                probabilities=found,
+                failed=batch.failed,
+                narrow=batch.narrow,
+                novelty=novelty,
+                features=joined_features([self], [batch.values]) if len(batch.rows) else None,
+            )
 
     def of_features(
         self, outputs: Sequence[Mapping[str, npt.NDArray[np.float32]]]
@@ -202,6 +237,29 @@ class FrozenNetwork:
         of = {source.name: values for source, values in zip(self.run.sources, outputs, strict=True)}
         columns = [of[array.member][array.own_name].astype(array.dtype) for array in self.run.arrays]
         return np.concatenate(columns, axis=1, dtype=np.float32)
+
+
+def joined_novelty(
+    networks: Sequence[FrozenNetwork], outputs: Sequence[Sequence[Mapping[str, npt.NDArray[np.float32]]]]
+) -> npt.NDArray[np.float64] | None:
+    """Return the novelty (b,) of images by what each backbone of each network computed of them.
+
+    None if the networks were not asked for novelty (`FrozenNetwork.with_novelty`).
+    """
+    members = [network.nearness for network in networks if network.nearness is not None]
+    if len(members) < len(networks):
+        return None
+    blocks = [ArrayBlocks(network.rounded(each)) for network, each in zip(networks, outputs, strict=True)]
+    return novelty_of_rows([network.run for network in networks], members, blocks)
+
+
+def joined_features(
+    networks: Sequence[FrozenNetwork], outputs: Sequence[Sequence[Mapping[str, npt.NDArray[np.float32]]]]
+) -> tuple[npt.NDArray[np.float32], ...] | None:
+    """Return the features (b, d) of images for each network; None if they were not asked for."""
+    if not all(network.keeps_features for network in networks):
+        return None
+    return tuple(network.rounded(each) for network, each in zip(networks, outputs, strict=True))
 
 
 def refuse_imported(run: Run) -> None:

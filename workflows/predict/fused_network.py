@@ -13,8 +13,15 @@ from toptune.errors import InputError
 from toptune.extract.backbone.backbone import Backbone
 from toptune.extract.images.source import ImageBytes
 from toptune.extract.pipeline.features_of import features_of
+from toptune.store.features.blocks import ArrayBlocks
 from toptune.train.fusion.fused_run import FusedRun
-from toptune.workflows.predict.frozen_network import FrozenNetwork, batches_of, refuse_imported
+from toptune.workflows.predict.frozen_network import (
+    FrozenNetwork,
+    batches_of,
+    joined_features,
+    joined_novelty,
+    refuse_imported,
+)
 from toptune.workflows.predict.moved import Place, moved_places
 from toptune.workflows.predict.predictions import Answers
 
@@ -94,6 +101,18 @@ class FusedNetwork:
             self.run, tuple(member.with_backbones(own) for member, own in self._by_member(backbones))
         )
 
+    def with_novelty(self) -> "FusedNetwork":
+        """Return the same networks, whose answers tell the novelty of each image; errors are those of one."""
+        return replace(self, members=tuple(member.with_novelty() for member in self.members))
+
+    def with_features(self) -> "FusedNetwork":
+        """Return the same networks, whose answers have the features that they were made from."""
+        return replace(self, members=tuple(member.with_features() for member in self.members))
+
+    def of_means(self, features: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float64]:
+        """Classify rows of features as stored, one array (n, d) for each head: (n, n_classes)."""
+        return self.run.predict_blocks([ArrayBlocks(each) for each in features])[1]
+
     @property
     def precision(self) -> str:
         """The arithmetic of the backbones, each kind once."""
@@ -123,12 +142,21 @@ class FusedNetwork:
         """
         wanted = [each for member in self.members for each in member.wanted]
         for batch in features_of(source, n_images, wanted, batch_size=batch_size):
-            found = np.zeros((0, len(self.run.classes)))
+            found, novelty, features = np.zeros((0, len(self.run.classes))), None, None
             if len(batch.rows):
-                found = self.run.fuse(
-                    [member.of_features(values) for member, values in self._by_member(batch.values)]
-                )
-            yield Answers(rows=batch.rows, probabilities=found, failed=batch.failed, narrow=batch.narrow)
+                parts = list(self._by_member(batch.values))
+                found = self.run.fuse([member.of_features(values) for member, values in parts])
+                outputs = [values for _, values in parts]
+                novelty = joined_novelty(self.members, outputs)
+                features = joined_features(self.members, outputs)
+            yield Answers(
+                rows=batch.rows,
+                probabilities=found,
+                failed=batch.failed,
+                narrow=batch.narrow,
+                novelty=novelty,
+                features=features,
+            )
 
     def _by_member(self, each: tuple[Each, ...]) -> Iterator[tuple[FrozenNetwork, tuple[Each, ...]]]:
         """Deal out what each backbone has to the members, of which each takes as many as it has backbones."""

@@ -20,6 +20,7 @@ from toptune.extract.sources.arrays.image_list import PixelFile, is_image, is_pi
 from toptune.extract.sources.folder import walk_files
 from toptune.extract.sources.opening import open_source
 from toptune.extract.sources.tables.manifest_file import MANIFEST_SUFFIXES
+from toptune.store.datasets.manifest import Manifest
 from toptune.store.datasets.outside_text import escaped
 
 # Files with these endings list images or hold them. Any other file that is named is tried as an image.
@@ -38,11 +39,14 @@ class ListedImage:
         The manifest, table or archive.
     row : int
         Number of the image in it.
+    manifest : Manifest, optional
+        What the source tells of its images, such as the columns of a list.
     """
 
     name: str
     source: ImageBytes
     row: int
+    manifest: Manifest | None = None
 
     def read_bytes(self) -> bytes:
         """Return the bytes of the image."""
@@ -110,8 +114,10 @@ def find_images(images: Iterable[ImageLike]) -> Iterator[tuple[str, FoundImage]]
             source = open_source(path)
             # Labels play no part: only what is not among the images is said.
             say_remarks([each for each in remarks_of(source) if each.is_left_out], escaped(path.name))
-            names = source.manifest().ids
-            yield from ((name, ListedImage(name, source, row)) for row, name in enumerate(names))
+            manifest = source.manifest()
+            yield from (
+                (name, ListedImage(name, source, row, manifest)) for row, name in enumerate(manifest.ids)
+            )
         elif path.exists():
             yield escaped(str(path)), path
         else:

@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.options import check_choice
+from toptune.store.datasets.manifest import LABEL_SEPARATOR
 from toptune.store.datasets.outside_text import ESCAPES
 from toptune.store.files.json_values import json_text
 from toptune.store.files.writing import is_writable_folder, new_target, no_formula
 from toptune.text import repr_line
+from toptune.train.verdicts.verdicts import Verdict
 
 FORMS = ("csv", "jsonl")
 # Digits of probabilities in text; further digits say nothing, and ``--json`` has all of them.
@@ -37,12 +39,18 @@ class Answers:
         Number to reason, for each image that could not be used.
     narrow : mapping of int to int
         Number to declared bits, for each image that uses little of the range that its file declares.
+    novelty : array (k,) of float64, optional
+        How far each image is from those that trained, where that was asked for.
+    features : tuple of array (k, d) of float32, optional
+        Features as stored, of each head, where answers are made from means of features.
     """
 
     rows: npt.NDArray[np.intp]
     probabilities: npt.NDArray[np.float64]
     failed: Mapping[int, str]
     narrow: Mapping[int, int] = field(default_factory=dict)
+    novelty: npt.NDArray[np.float64] | None = None
+    features: tuple[npt.NDArray[np.float32], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,8 @@ class Prediction:
         Probability of each class.
     error : str, optional
         Why the image could not be used.
+    verdict : Verdict, optional
+        What was asked besides the label: a set of labels, the novelty, a class of a tree.
     """
 
     path: str
@@ -66,6 +76,7 @@ class Prediction:
     confidence: float | None = None
     probabilities: dict[str, float] = field(default_factory=dict)
     error: str | None = None
+    verdict: Verdict | None = None
 
     def __repr__(self) -> str:
         return repr_line(self, self.path, label=self.label, confidence=self.confidence, error=self.error)
@@ -79,6 +90,7 @@ class Prediction:
     def to_dict(self, *, probabilities: bool = False, top: int = 1) -> dict[str, object]:
         """Return the fields that apply, as JSON values; with `top` above 1 also the likeliest classes."""
         row: dict[str, object] = {"path": self.path, "label": self.label, "confidence": self.confidence}
+        row |= self.verdict.to_dict() if self.verdict is not None else {}
         if top > 1:
             row["top"] = [{"label": label, "confidence": value} for label, value in self.top(top)]
         if probabilities:
@@ -121,9 +133,11 @@ def write_predictions(
         writer = csv.writer(stream, lineterminator="\n")
         cells = partial(map, no_formula) if spreadsheet_safe else list
         further = [f"{name}_{place}" for place in range(2, top + 1) for name in ("label", "confidence")]
-        writer.writerow(cells(["path", "label", "confidence", *further, *columns]))
-        for each in predictions:
-            row = [each.path, each.label, _digits(each.confidence)]
+        told = list(predictions)
+        asked = asked_columns(told)
+        writer.writerow(cells(["path", "label", "confidence", *asked, *further, *columns]))
+        for each in told:
+            row = [each.path, each.label, _digits(each.confidence), *_asked_cells(each, asked)]
             ranked = [cell for label, value in each.top(top)[1:] for cell in (label, _digits(value))]
             row += ranked + [None] * (len(further) - len(ranked))
             writer.writerow(cells([*row, *(_digits(each.probabilities.get(name)) for name in columns)]))
@@ -212,6 +226,28 @@ def check_predictions_file(out: str | os.PathLike[str], form: str | None = None)
                 option="format",
             )
     return form or str(told)
+
+
+def asked_columns(predictions: Iterable[Prediction]) -> list[str]:
+    """Return the names of what was asked besides labels, of predictions that all were asked the same."""
+    told = (each.verdict.to_dict() for each in predictions if each.verdict is not None)
+    return list(dict.fromkeys(name for values in told for name in values))
+
+
+def _asked_cells(prediction: Prediction, asked: Sequence[str]) -> list[str | None]:
+    """Return the cells of what was asked besides the label; labels of a set with bars between them."""
+    values = prediction.verdict.to_dict() if prediction.verdict is not None else {}
+    cells: list[str | None] = []
+    for value in (values.get(name) for name in asked):
+        if isinstance(value, list):
+            cells.append(LABEL_SEPARATOR.join(map(str, value)))
+        elif isinstance(value, bool):
+            cells.append(str(value).lower())
+        elif isinstance(value, float):
+            cells.append(_digits(value))
+        else:
+            cells.append(None if value is None else str(value))
+    return cells
 
 
 def _digits(value: float | None) -> str | None:

@@ -79,7 +79,7 @@ def test_a_batch_that_does_not_fit_is_said_once_over_all_images(
 
     monkeypatch.setattr(EvalTransform, "normalize", small)
     # Encoded images go to the reader in windows of eight batches.
-    monkeypatch.setattr("toptune.workflows.predict.classifier._WINDOW_BATCHES", 1)
+    monkeypatch.setattr("toptune.workflows.predict.windows._WINDOW_BATCHES", 1)
     with fake_cuda():
         found = Classifier.load(folder / run, device="cuda").predict(images, batch_size=4)
     assert sizes == [4, *[2] * 10]

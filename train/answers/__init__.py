@@ -1,0 +1,1 @@
+"""What a run may say besides a label: sets of labels, novelty, other class frequencies, things, trees."""

@@ -1,0 +1,3 @@
+"""Names of the files of a RUN folder that answers beyond labels are read from."""
+
+LEFT_OUT, NOVELTY, CLASS_TREE = "left_out.parquet", "novelty.safetensors", "class_tree.json"

@@ -1,0 +1,80 @@
+"""`Kept`: what a training leaves in a RUN folder for sets of labels and for novelty."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.train.answers.left_out import LeftOut
+from toptune.train.answers.novelty import Novelty
+from toptune.train.numerics.calibration import softmax
+from toptune.train.passes.training_rows import LeftOutScores
+
+_ADVICE = "copy the run again from where it was made, or train again"
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Kept:
+    """Left-out probabilities and novelty; None of what a training could not tell.
+
+    Attributes
+    ----------
+    left_out : LeftOut or None
+        None for a head that left out no rows.
+    novelty : Novelty or None
+        None of a run of several heads, whose heads have one each.
+    """
+
+    left_out: LeftOut | None = None
+    novelty: Novelty | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write the files of what there is."""
+        for each in (self.left_out, self.novelty):
+            if each is not None:
+                each.write(folder)
+
+    @classmethod
+    def read(cls, folder: Path, *, n_columns: int) -> "Kept":
+        """Read what there is; errors are those of `LeftOut.read` and `Novelty.read`."""
+        return cls(
+            left_out=LeftOut.read(folder, advice=_ADVICE),
+            novelty=Novelty.read(folder, n_columns=n_columns, advice=_ADVICE),
+        )
+
+    def changed(self, labeled: Rows, pictured: Rows) -> "Kept":
+        """Return what stays after an update, which reads changed images alone.
+
+        Parameters
+        ----------
+        labeled, pictured : ndarray of int64, shape (n_before,)
+            For each row of the manifest before, its row of the new manifest; -1 where the image, or in
+            `labeled` its label, is not the one that trained.
+        """
+        return Kept(
+            left_out=self.left_out and self.left_out.changed(labeled),
+            novelty=self.novelty and self.novelty.changed(pictured),
+        )
+
+
+def kept_scores(
+    scores: LeftOutScores | None, temperature: float | None, *, codes: Rows, rows: Rows
+) -> LeftOut | None:
+    """Return the left-out probabilities that follow from left-out scores.
+
+    Parameters
+    ----------
+    scores : LeftOutScores, optional
+    temperature : float, optional
+        Probabilities are the softmax of scores divided by it.
+    codes : ndarray of int64, shape (n,)
+        Class of each training row.
+    rows : ndarray of int64, shape (n,)
+        Row of the manifest of each training row.
+    """
+    if scores is None or temperature is None:
+        return None
+    probabilities = softmax(scores.scores.astype(np.float64), temperature)
+    return LeftOut.of(rows[scores.rows], codes[scores.rows], probabilities)

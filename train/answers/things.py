@@ -1,0 +1,111 @@
+"""Several images show one thing (a patient, a slide, a product), and one answer is given for all of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import softmax
+
+from toptune.errors import InputError
+from toptune.options import check_choice
+from toptune.text import counted
+from toptune.train.answers.options import WAYS
+
+Values = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int64]
+
+LOGS, FEATURES, MAXIMUM = WAYS
+# No probability counts as less: one image that rules a class out must not do so whatever the others say.
+_LEAST = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Things:
+    """Which of some rows show one thing.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The things, in the order of their first rows.
+    codes : ndarray of int64, shape (n,)
+        For each row the position of its thing among `names`.
+    """
+
+    names: tuple[str, ...]
+    codes: Codes
+
+    @classmethod
+    def of(cls, keys: Sequence[str]) -> "Things":
+        """Give numbers to the things of rows (n,), each row given by the name of its thing."""
+        names = tuple(dict.fromkeys(keys))
+        at = {name: place for place, name in enumerate(names)}
+        return cls(names=names, codes=np.array([at[key] for key in keys], dtype=np.int64))
+
+    @property
+    def counts(self) -> Codes:
+        """Rows of each thing."""
+        return np.bincount(self.codes, minlength=len(self.names))
+
+    def means(self, values: npt.NDArray[np.floating]) -> Values:
+        """Return the mean of the rows of each thing (n_things, ...) of values (n, ...)."""
+        sums = np.zeros((len(self.names), *values.shape[1:]))
+        np.add.at(sums, self.codes, values)
+        means: Values = sums / self.counts.reshape(-1, *[1] * (values.ndim - 1))
+        return means
+
+    def probabilities(self, of_rows: Values, *, way: str = LOGS) -> Values:
+        """Return one answer a thing (n_things, n_classes) from those of its rows (n, n_classes).
+
+        Parameters
+        ----------
+        of_rows : ndarray of float64, shape (n, n_classes)
+        way : {"log-probabilities", "maximum"}
+            The mean of log-probabilities, or for each class its largest probability among the rows; both
+            are scaled to the sum 1.
+
+        Examples
+        --------
+        >>> things = Things.of(["a", "b", "a"])
+        >>> found = things.probabilities(np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]]))
+        >>> found.round(3).tolist()
+        [[0.5, 0.5], [0.2, 0.8]]
+        """
+        check_choice(way, (LOGS, MAXIMUM), option="answer_from")
+        if way == LOGS:
+            logs = self.means(np.log(np.maximum(of_rows, _LEAST)))
+            return np.asarray(softmax(logs, axis=1), dtype=np.float64)
+        largest = np.zeros((len(self.names), of_rows.shape[1]))
+        np.maximum.at(largest, self.codes, of_rows)
+        scaled: Values = largest / largest.sum(axis=1, keepdims=True)
+        return scaled
+
+    def labels(self, labels: Sequence[str], *, by: str) -> list[str]:
+        """Return the label of each thing.
+
+        Parameters
+        ----------
+        labels : sequence of str, length n
+            Label of each row.
+        by : str
+            Column or pattern that tells the things, for messages.
+
+        Raises
+        ------
+        InputError
+            For things whose images carry different labels.
+        """
+        found: dict[int, str] = {}
+        strange: dict[int, str] = {}
+        for code, label in zip(self.codes.tolist(), labels, strict=True):
+            if found.setdefault(code, label) != label:
+                strange.setdefault(code, label)
+        if strange:
+            first = next(iter(strange))
+            raise InputError(
+                f"{counted(len(strange), 'thing')} of {len(self.names)} by {by!r} with images of different "
+                f"labels, for instance {self.names[first]!r} with {found[first]!r} and {strange[first]!r}; "
+                "correct the labels (or take the images out with --exclude), or answer by another column",
+                option="answer_by",
+            )
+        return [found[code] for code in range(len(self.names))]

@@ -1,0 +1,194 @@
+"""How well sets of labels, answers of things and classes of a tree hold on rows whose labels are known."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.train.answers.class_tree import ClassTree
+from toptune.train.answers.conformal import label_sets
+from toptune.train.answers.things import FEATURES, Things
+from toptune.train.runs.metrics import Answers, ClassTables, figures_of
+from toptune.train.verdicts.verdicts import Verdicts
+
+Rows = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
+# Figures of a level or of things that the whole has as well.
+_NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "expected_calibration_error")
+
+
+def set_figures(
+    verdicts: Verdicts, holds: npt.NDArray[np.bool_], sizes: Rows, *, of_things: bool
+) -> dict[str, Any]:
+    """Measure sets of labels: how many hold the true one, and how large the sets are.
+
+    Parameters
+    ----------
+    verdicts : Verdicts
+    holds : ndarray of bool, shape (n,)
+        Whether each set holds the true class.
+    sizes : ndarray of int64, shape (n,)
+        Classes in each set.
+    of_things : bool
+        Whether the sets are of things.
+    """
+    asked = verdicts.options.coverage
+    assert asked is not None, "coverage was asked for"
+    n_left_out, n = len(verdicts.calibration(of_things=of_things)), len(holds)
+    # Both samples are drawn: the left-out rows, of which the threshold is a quantile, and those measured on.
+    deviation = float(np.sqrt(asked * (1 - asked) * (1 / n + 1 / n_left_out)))
+    return {
+        "asked": asked,
+        "coverage": float(holds.mean()),
+        "standard_error": deviation,
+        "mean_size": float(sizes.mean()),
+        "n_empty": int((sizes == 0).sum()),
+        "sizes": {str(size): count for size, count in sorted(Counter(sizes.tolist()).items())},
+        "threshold": verdicts.threshold(of_things=of_things),
+        "n_left_out": n_left_out,
+    }
+
+
+@dataclass(kw_only=True)
+class Measured:
+    """Figures that add up while rows are scored, some rows at a time.
+
+    Attributes
+    ----------
+    verdicts : Verdicts
+    thing_of : mapping of int to str, optional
+        The thing that each row of the manifest shows, where things are measured.
+    """
+
+    verdicts: Verdicts
+    thing_of: Mapping[int, str] | None = None
+    _holds: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+    _sizes: list[Rows] = field(default_factory=list)
+    _levels: list[list[Answers]] = field(default_factory=list)
+    _backed: list[tuple[str | None, int]] = field(default_factory=list)
+    _rows: list[int] = field(default_factory=list)
+    _codes: list[Rows] = field(default_factory=list)
+    _kept: list[Values] = field(default_factory=list)
+    _right: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+
+    def __call__(self, rows: Rows, codes: Rows, probabilities: Values) -> Values:
+        """Take what was said of some rows of the manifest (n,), and return what it is after the prior."""
+        verdicts, options = self.verdicts, self.verdicts.options
+        adjusted = verdicts.adjusted(probabilities)
+        if options.coverage is not None:
+            members = label_sets(adjusted, verdicts.threshold())
+            self._holds.append(members[np.arange(len(codes)), codes])
+            self._sizes.append(members.sum(axis=1))
+        if verdicts.tree is not None:
+            self._see_tree(verdicts.tree, codes, adjusted)
+        if self.thing_of is not None:
+            self._kept.append(adjusted)
+        self._rows += rows.tolist()
+        self._codes.append(codes)
+        self._right.append(adjusted.argmax(axis=1) == codes)
+        return adjusted
+
+    def _see_tree(self, tree: ClassTree, codes: Rows, probabilities: Values) -> None:
+        levels = tree.levels
+        self._levels = self._levels or [[] for _ in levels]
+        for level, parts in zip(levels, self._levels, strict=True):
+            parts.append(Answers.of(level.codes[codes], level.sums(probabilities)))
+        if self.verdicts.options.back_off is not None:
+            said = tree.back_off(probabilities, self.verdicts.options.back_off)
+            self._backed += [(name, code) for (name, _), code in zip(said, codes.tolist(), strict=True)]
+
+    def figures(self, *, novelty: Values | None = None, of_means: Values | None = None) -> dict[str, Any]:
+        """Return the keys that are added to the metrics, as JSON values.
+
+        Parameters
+        ----------
+        novelty : ndarray of float64, shape (n,), optional
+            Of all rows that were seen, in their order.
+        of_means : ndarray of float64, shape (n_things, n_classes), optional
+            Probabilities of things by the means of their features, where answers are made so.
+        """
+        found: dict[str, Any] = {}
+        verdicts = self.verdicts
+        if verdicts.options.coverage is not None:
+            holds, sizes = np.concatenate(self._holds), np.concatenate(self._sizes)
+            found["label_sets"] = set_figures(verdicts, holds, sizes, of_things=False)
+        if verdicts.tree is not None:
+            found["levels"] = [
+                {"level": level.depth, "n_classes": len(level.names)} | _plain(parts, level.names)
+                for level, parts in zip(verdicts.tree.levels, self._levels, strict=True)
+            ]
+            if verdicts.options.back_off is not None:
+                found["back_off"] = self._back_off(verdicts.tree, verdicts.options.back_off)
+        if novelty is not None:
+            found["novelty"] = self._novelty(novelty)
+        if self.thing_of is not None:
+            found["things"] = self._things(of_means)
+        return found
+
+    @property
+    def things(self) -> Things:
+        """The things of the rows that were seen."""
+        assert self.thing_of is not None, "things are measured"
+        return Things.of([self.thing_of[row] for row in self._rows])
+
+    def _things(self, of_means: Values | None) -> dict[str, Any]:
+        verdicts, things = self.verdicts, self.things
+        codes = np.concatenate(self._codes)
+        by = str(verdicts.answer_by)
+        labels = things.labels([verdicts.classes[code] for code in codes.tolist()], by=by)
+        at = {name: code for code, name in enumerate(verdicts.classes)}
+        true = np.array([at[label] for label in labels], dtype=np.int64)
+        if verdicts.answer_from == FEATURES and of_means is not None:
+            said = verdicts.adjusted(of_means)
+        else:
+            said = things.probabilities(np.concatenate(self._kept), way=verdicts.answer_from)
+        found: dict[str, Any] = {
+            "answer_by": by,
+            "answer_from": verdicts.answer_from,
+            "n_things": len(things.names),
+            "mean_images": float(things.counts.mean()),
+        }
+        found |= _plain([Answers.of(true, said)], verdicts.classes)
+        if verdicts.options.coverage is not None:
+            members = label_sets(said, verdicts.threshold(of_things=True))
+            holds = members[np.arange(len(true)), true]
+            found["label_sets"] = set_figures(verdicts, holds, members.sum(axis=1), of_things=True)
+        return found
+
+    def _novelty(self, novelty: Values) -> dict[str, Any]:
+        right, limit = np.concatenate(self._right), self.verdicts.options.abstain_above
+        found: dict[str, Any] = {
+            "mean": float(novelty.mean()),
+            "share_above_0.99": float((novelty > 0.99).mean()),
+        }
+        if limit is not None:
+            answered = novelty <= limit
+            found |= {
+                "abstain_above": limit,
+                "n_abstained": int((~answered).sum()),
+                "accuracy_of_answered": float(right[answered].mean()) if answered.any() else None,
+            }
+        return found
+
+    def _back_off(self, tree: ClassTree, least: float) -> dict[str, Any]:
+        answered = [(name, tree.classes[code]) for name, code in self._backed if name is not None]
+        right = [name in tree.way_up(truth) for name, truth in answered]
+        depths = [tree.depths[name] for name, _ in answered]
+        is_class = [name in tree.classes for name, _ in answered]
+        return {
+            "least": least,
+            "accuracy": float(np.mean(right)) if right else None,
+            "n_unanswered": len(self._backed) - len(answered),
+            "mean_depth": float(np.mean(depths)) if depths else None,
+            "share_of_classes": float(np.mean(is_class)) if right else None,
+        }
+
+
+def _plain(parts: Sequence[Answers], names: Sequence[str]) -> dict[str, Any]:
+    """Return the figures of answers without those of each class."""
+    answers = Answers.joined(parts)
+    figures = figures_of(answers, ClassTables.of(answers, names))
+    return {name: figures.get(name) for name in _NAMES}

@@ -1,0 +1,275 @@
+"""`Verdicts`: a run that was asked for sets of labels, novelty, a prior or a tree, and what it answers."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import InputError
+from toptune.text import counted
+from toptune.train.answers.class_tree import ClassTree
+from toptune.train.answers.conformal import label_sets, rank_of, threshold_of
+from toptune.train.answers.files import CLASS_TREE, LEFT_OUT
+from toptune.train.answers.left_out import LeftOut
+from toptune.train.answers.options import AnswerOptions
+from toptune.train.answers.prior import read_prior, trained_prior, with_prior
+from toptune.train.answers.things import LOGS
+from toptune.train.heads.kinds import KINDS, is_cross_validated
+from toptune.train.runs.record import RunRecord
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
+
+Values = npt.NDArray[np.float64]
+_ADVICE = "copy the run again from where it was made, or train again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What was asked besides a label, of one image or thing; None of what was not asked.
+
+    Attributes
+    ----------
+    label_set : tuple of str, optional
+        Labels that hold the true one with the coverage that was asked for, the most probable first.
+    novelty : float, optional
+        Share of training images that are nearer to the others than this image is.
+    abstained : bool, optional
+        Whether no label is given because of the novelty.
+    back_off : tuple of (str or None, float or None), optional
+        The deepest class that is sure enough, and its probability.
+    n_images : int, optional
+        Images of a thing.
+    """
+
+    label_set: tuple[str, ...] | None = None
+    novelty: float | None = None
+    abstained: bool | None = None
+    back_off: tuple[str | None, float | None] | None = None
+    n_images: int | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Give what was asked, as JSON values."""
+        values: dict[str, object] = {
+            "n_images": self.n_images,
+            "label_set": None if self.label_set is None else list(self.label_set),
+            "novelty": self.novelty,
+            "abstained": self.abstained,
+        }
+        found = {name: value for name, value in values.items() if value is not None}
+        if self.back_off is not None:
+            found |= {"back_off": self.back_off[0], "back_off_confidence": self.back_off[1]}
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdicts:
+    """What a run was asked, with all that the answers need of its folder.
+
+    Attributes
+    ----------
+    classes : tuple of str
+    options : AnswerOptions
+    left_out : LeftOut or None
+        Where sets of labels were asked for.
+    prior : tuple of (ndarray, ndarray), optional
+        Frequencies of the classes where the run was trained and where it is used.
+    tree : ClassTree or None
+    answer_by : str, optional
+        Column or pattern that tells the things, as it was asked for or as the run was trained.
+    answer_from : str
+        How images of a thing become one answer.
+    calibrated_from : str or None
+        How those of the training did, whose left-out answers make sets of labels of things.
+    """
+
+    classes: tuple[str, ...]
+    options: AnswerOptions
+    left_out: LeftOut | None = None
+    prior: tuple[Values, Values] | None = None
+    tree: ClassTree | None = None
+    answer_by: str | None = None
+    answer_from: str = LOGS
+    calibrated_from: str | None = None
+
+    @classmethod
+    def of(cls, record: RunRecord, folder: Path, options: AnswerOptions) -> "Verdicts":
+        """Read what the answers need.
+
+        Parameters
+        ----------
+        record : RunRecord
+        folder : Path
+            The RUN folder.
+        options : AnswerOptions
+
+        Raises
+        ------
+        InputError
+            If the run cannot answer what was asked, with the command that makes one that can; for files of
+            frequencies and of parents as they raise it.
+        """
+        classes = tuple(record.classes)
+        _refuse_other_tasks(record, folder, options)
+        record.check_files(folder, record.file_names & {LEFT_OUT, CLASS_TREE})
+        left_out, prior = None, None
+        if options.coverage is not None:
+            left_out = LeftOut.read(folder, advice=_ADVICE)
+            if left_out is None:
+                raise InputError(_without_left_out(record, folder), option="coverage")
+        if options.prior is not None:
+            weight = record.options.get("class_weight")
+            prior = trained_prior(record.classes, class_weight=weight), read_prior(options.prior, classes)
+        asked = record.options.get("answer_from")
+        trained_by = record.options.get("answer_by")
+        return cls(
+            classes=classes,
+            options=options,
+            left_out=left_out,
+            prior=prior,
+            tree=_tree(folder, classes, options),
+            answer_by=options.answer_by or (None if trained_by is None else str(trained_by)),
+            answer_from=options.answer_from or (asked if isinstance(asked, str) else LOGS),
+            calibrated_from=str(asked or LOGS) if trained_by else None,
+        )
+
+    def adjusted(self, probabilities: Values) -> Values:
+        """Return probabilities (n, n_classes) for the class frequencies that were given."""
+        if self.prior is None:
+            return probabilities
+        trained, given = self.prior
+        return with_prior(probabilities, trained=trained, given=given)
+
+    def threshold(self, *, of_things: bool = False) -> float:
+        """Return the probability from which on a class is in a set.
+
+        Raises
+        ------
+        InputError
+            For things, if the run was not trained with things or with another way of answering.
+        """
+        assert self.left_out is not None, "coverage was asked for"
+        assert self.options.coverage is not None, "coverage was asked for"
+        values = self.calibration(of_things=of_things)
+        return threshold_of(values, self.options.coverage)
+
+    def calibration(self, *, of_things: bool) -> Values:
+        """Return the left-out probabilities of the true classes; errors are those of `threshold`."""
+        assert self.left_out is not None, "coverage was asked for"
+        if not of_things:
+            return self.left_out.likelihood
+        values = self.left_out.of_things
+        if values is None or self.calibrated_from != self.answer_from:
+            how = f" from {self.calibrated_from}" if self.calibrated_from else ""
+            raise InputError(
+                "sets of labels of things need left-out answers of things, and the run was trained "
+                f"{f'with answers{how}' if values is not None else 'without things'}; train it with "
+                f"--answer-by COLUMN --answer-from {self.answer_from}, or leave one of --coverage and "
+                "--answer-by out",
+                option="coverage",
+            )
+        return values
+
+    def notes(self, *, of_things: bool = False) -> Iterator[str]:
+        """Say what a reader of the answers should know."""
+        if self.options.coverage is not None:
+            n = len(self.calibration(of_things=of_things))
+            if rank_of(n, self.options.coverage) > n:
+                yield (
+                    f"every set of labels holds all classes: {counted(n, 'left-out image')} of the training "
+                    f"reach a coverage of {n / (n + 1):.4g}, and {self.options.coverage:g} was asked for"
+                )
+
+    def of_rows(
+        self,
+        probabilities: Values,
+        *,
+        novelty: Values | None = None,
+        counts: Sequence[int] | None = None,
+    ) -> list[Verdict]:
+        """Answer for images, or for things if the numbers of their images are given.
+
+        Parameters
+        ----------
+        probabilities : ndarray of float64, shape (n, n_classes)
+            Adjusted.
+        novelty : ndarray of float64, shape (n,), optional
+        counts : sequence of int, optional
+            Images of each thing.
+        """
+        found = [Verdict() for _ in range(len(probabilities))]
+        if self.options.coverage is not None:
+            threshold = self.threshold(of_things=counts is not None)
+            members = label_sets(probabilities, threshold)
+            order = np.argsort(-probabilities, axis=1, kind="stable")
+            found = [
+                replace(each, label_set=tuple(self.classes[code] for code in codes if holds[code]))
+                for each, codes, holds in zip(found, order.tolist(), members.tolist(), strict=True)
+            ]
+        if novelty is not None:
+            limit = self.options.abstain_above
+            found = [
+                replace(each, novelty=value, abstained=None if limit is None else value > limit)
+                for each, value in zip(found, novelty.tolist(), strict=True)
+            ]
+        if self.options.back_off is not None and self.tree is not None:
+            deepest = self.tree.back_off(probabilities, self.options.back_off)
+            found = [replace(each, back_off=pair) for each, pair in zip(found, deepest, strict=True)]
+        if counts is not None:
+            found = [replace(each, n_images=count) for each, count in zip(found, counts, strict=True)]
+        return found
+
+
+def train_command(record: RunRecord) -> str:
+    """Return the command that trains a run like this one anew, but for the options that `run.json` lists."""
+    words = ["toptune", "train", "--store", str(record.store), "--dataset", record.dataset]
+    words += [word for model in record.models for word in ("--model", model)]
+    head = record.options.get("head")
+    words += ["--head", head] if isinstance(head, str) and " + " not in head else []
+    return f"{shlex.join(words)} --out NEW"
+
+
+def _without_left_out(record: RunRecord, folder: Path) -> str:
+    """Say why a run has no left-out rows, and what makes one that has."""
+    if record.is_finetuned:
+        return (
+            f"{folder} is a fine-tuned network, which leaves out no folds, so that sets of labels cannot be "
+            "calibrated; train a head on a frozen backbone (toptune extract, toptune train)"
+        )
+    if record.folds is None and not record.is_fused:
+        why = "was fitted without left-out rows (no folds), which sets of labels need"
+        head = record.options.get("head")
+        if head in KINDS and not is_cross_validated(str(head)):
+            return f"run {folder} {why}; train another head than {head}, or several models together"
+        return f"run {folder} {why}; train it with folds: {train_command(record)} --cv 5"
+    why = "keeps no left-out rows, as runs did not before sets of labels"
+    return f"run {folder} {why}; train it again: {train_command(record)}"
+
+
+def _refuse_other_tasks(record: RunRecord, folder: Path, options: AnswerOptions) -> None:
+    """Refuse what is told of one class an image only."""
+    task = record.options.get("task", CLASSIFICATION)
+    if task in (None, AUTO_TASK, CLASSIFICATION):
+        return
+    asked = [name for name, value in vars(options).items() if value]
+    if asked:
+        raise InputError(
+            f"{folder} is a run of --task {task}, and {asked[0]} is told of runs with one class an image; "
+            f"train with --task {CLASSIFICATION} on a column that has one, or leave "
+            f"--{asked[0].replace('_', '-')} out",
+            option=asked[0],
+        )
+
+
+def _tree(folder: Path, classes: Sequence[str], options: AnswerOptions) -> ClassTree | None:
+    if options.class_tree is not None:
+        return ClassTree.of_file(options.class_tree, classes)
+    tree = ClassTree.read(folder, classes, advice=_ADVICE)
+    if tree is None and options.back_off is not None:
+        raise InputError(
+            f"back_off needs a tree of the classes, and {folder} was trained without one; give the file of "
+            "parents with --class-tree, or train with --class-tree",
+            option="back_off",
+        )
+    return tree

@@ -1,0 +1,191 @@
+"""`Asked`: a network that says more than labels of images, or one answer for several images."""
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from toptune.errors import InputError
+from toptune.options import choices
+from toptune.text import counted
+from toptune.train.answers.options import AnswerOptions
+from toptune.train.answers.things import FEATURES, Things
+from toptune.train.verdicts.verdicts import Verdict, Verdicts
+from toptune.workflows.predict.images import FoundImage, ImageLike, ListedImage, as_several, find_images
+from toptune.workflows.predict.predictions import Answers, Prediction
+from toptune.workflows.predict.windows import Network, Window, windows
+
+logger = logging.getLogger(__name__)
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A network, and what it is asked besides labels.
+
+    Attributes
+    ----------
+    network : FrozenNetwork, FusedNetwork or FineTunedNetwork
+    verdicts : Verdicts
+    """
+
+    network: Network
+    verdicts: Verdicts
+
+    @classmethod
+    def of(cls, network: Network, options: AnswerOptions) -> "Asked":
+        """Read what the answers need of the run.
+
+        Raises
+        ------
+        InputError
+            If the run cannot say what was asked.
+        """
+        run = network.record
+        verdicts = Verdicts.of(run.record, run.folder, options)
+        if options.wants_novelty:
+            network = network.with_novelty()
+        if verdicts.answer_by is not None and verdicts.answer_from == FEATURES:
+            network = network.with_features()
+        return cls(network=network, verdicts=verdicts)
+
+    def predictions(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        batch_size: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> list[Prediction]:
+        """Classify images; parameters and errors are those of `Classifier.predict`."""
+        options = self.verdicts.options
+        if options.class_tree is not None and options.back_off is None:
+            raise InputError(
+                "class_tree has no effect on predictions without back_off; give --back-off, such as 0.9, or "
+                "leave --class-tree out",
+                option="class_tree",
+            )
+        found = list(find_images(as_several(images)))
+        keys = self._keys(found)
+        for note in self.verdicts.notes(of_things=keys is not None):
+            logger.warning("%s", note)
+        batches = windows(self.network, iter(found), batch_size=batch_size, progress=progress)
+        if keys is not None:
+            return self._of_things(list(batches), keys)
+        return [each for answers, names, _ in batches for each in self._of_images(answers, names)]
+
+    def _keys(self, images: Sequence[tuple[str, FoundImage]]) -> list[str] | None:
+        """Return the thing that each image shows; None where images are answered one by one."""
+        by = self.verdicts.options.answer_by
+        if by is not None:
+            return thing_keys(images, by)
+        trained_by = self.verdicts.answer_by
+        if trained_by is None:
+            return None
+        try:
+            return thing_keys(images, trained_by)
+        except InputError as error:
+            why = "images are answered one by one, and not by %r as the run was trained: %s"
+            logger.warning(why, trained_by, error)
+            return None
+
+    def _of_images(self, answers: Answers, names: Sequence[str]) -> list[Prediction]:
+        failed = {row: Prediction(path=names[row], error=reason) for row, reason in answers.failed.items()}
+        probabilities = self.verdicts.adjusted(answers.probabilities)
+        verdicts = self.verdicts.of_rows(probabilities, novelty=answers.novelty)
+        rows = zip(answers.rows.tolist(), probabilities, verdicts, strict=True)
+        found = failed | {row: self._prediction(names[row], *said) for row, *said in rows}
+        return [found[row] for row in sorted(found)]
+
+    def _of_things(self, batches: Sequence[Window], keys: Sequence[str]) -> list[Prediction]:
+        """Answer for each thing by those of its images that could be used."""
+        failed = [
+            Prediction(path=names[row], error=reason)
+            for answers, names, _ in batches
+            for row, reason in sorted(answers.failed.items())
+        ]
+        good = [start + row for answers, _, start in batches for row in answers.rows.tolist()]
+        parts = [answers for answers, _, _ in batches if len(answers.rows)]
+        if not good:
+            return failed
+        things = Things.of([keys[row] for row in good])
+        counts = things.counts.tolist()
+        novelty = _joined([answers.novelty for answers in parts])
+        probabilities = self._probabilities(things, parts)
+        verdicts = self.verdicts.of_rows(
+            probabilities, novelty=None if novelty is None else things.means(novelty), counts=counts
+        )
+        told = zip(things.names, probabilities, verdicts, strict=True)
+        return [*(self._prediction(*each) for each in told), *failed]
+
+    def _probabilities(self, things: Things, parts: Sequence[Answers]) -> Values:
+        """Return the probabilities (n_things, n_classes) of things, for the frequencies that were given."""
+        way = self.verdicts.answer_from
+        if way != FEATURES:
+            adjusted = [self.verdicts.adjusted(answers.probabilities) for answers in parts]
+            return things.probabilities(np.concatenate(adjusted), way=way)
+        of_heads = zip(*(answers.features for answers in parts if answers.features is not None), strict=True)
+        means = [things.means(np.concatenate(features)).astype(np.float32) for features in of_heads]
+        return self.verdicts.adjusted(self.network.of_means(means))
+
+    def _prediction(self, name: str, probabilities: Values, verdict: Verdict) -> Prediction:
+        classes = self.verdicts.classes
+        best = int(probabilities.argmax())
+        found = Prediction(
+            path=name,
+            label=classes[best],
+            confidence=float(probabilities[best]),
+            probabilities=dict(zip(classes, probabilities.tolist(), strict=True)),
+            verdict=verdict,
+        )
+        return replace(found, label=None, confidence=None) if verdict.abstained else found
+
+
+def thing_keys(images: Sequence[tuple[str, FoundImage]], by: str) -> list[str]:
+    """Return the thing that each image shows, by a column of lists of images or a pattern on their names.
+
+    Raises
+    ------
+    InputError
+        If `by` is neither a column of the lists nor a pattern with a group, an image has no value, or the
+        name of an image does not match.
+    """
+    keys: list[str | None] = []
+    columns: set[str] = set()
+    held: dict[int, list[str | None]] = {}
+    for name, image in images:
+        manifest = image.manifest if isinstance(image, ListedImage) else None
+        columns |= set() if manifest is None else {*manifest.extra_names}
+        if manifest is None or by not in ("label", "split", *manifest.extra_names):
+            keys.append(_matched(by, name))
+            continue
+        values = held.setdefault(id(manifest), manifest.column(by))
+        assert isinstance(image, ListedImage)
+        keys.append(values[image.row] or None)
+    without = [name for (name, _), key in zip(images, keys, strict=True) if key is None]
+    if without:
+        known = f"; {choices(by, sorted(columns))}" if columns else ""
+        raise InputError(
+            f"answer_by {by!r} names no thing for {counted(len(without), 'image')} of {len(images)}, for "
+            f"instance {without[0]!r}; give a column of the list of images (.csv, .parquet), or a pattern on "
+            f"the path whose group in parentheses is the thing, such as '([^/_]+)_[^/]*$'{known}",
+            option="answer_by",
+        )
+    return [str(key) for key in keys]
+
+
+def _matched(pattern: str, name: str) -> str | None:
+    try:
+        compiled = re.compile(pattern)
+    except re.error:
+        return None
+    found = compiled.search(name) if compiled.groups else None
+    return None if found is None else found.group(1)
+
+
+def _joined(parts: Sequence[Values | None]) -> Values | None:
+    given = [part for part in parts if part is not None]
+    return np.concatenate(given) if given else None

@@ -1,0 +1,61 @@
+"""What was measured besides the figures of all images, in words."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def describe_asked(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what was measured besides the figures of all images, a line each."""
+    if sets := metrics.get("label_sets"):
+        yield f"sets of labels: {_sets(sets)}"
+    for level in metrics.get("levels", []):
+        yield (
+            f"level {level['level']} ({level['n_classes']} classes): accuracy {_figure(level['accuracy'])}, "
+            f"macro f1 {_figure(level['macro_f1'])}"
+        )
+    if backed := metrics.get("back_off"):
+        yield (
+            f"back off {backed['least']:g}: {_figure(backed['accuracy'])} of the answers hold, "
+            f"{_figure(backed['share_of_classes'])} are classes of the run; {backed['n_unanswered']} images "
+            "without an answer"
+        )
+    if novelty := metrics.get("novelty"):
+        yield _novelty(novelty)
+    if things := metrics.get("things"):
+        yield (
+            f"{things['n_things']} things by {things['answer_by']!r} from {things['answer_from']}: accuracy "
+            f"{_figure(things['accuracy'])}, macro f1 {_figure(things['macro_f1'])}, log loss "
+            f"{_figure(things['log_loss'])}"
+        )
+        if sets := things.get("label_sets"):
+            yield f"sets of labels of things: {_sets(sets)}"
+    if detection := metrics.get("detection"):
+        measured = ", ".join(
+            f"{name.replace('_', ' ')} {value:.4f}"
+            for name, value in detection["auroc"].items()
+            if value is not None
+        )
+        yield f"{detection['n_outside']} images of {detection['dataset']}: AUROC {measured}"
+        yield from (f"note: {note}" for note in detection["notes"])
+
+
+def _novelty(novelty: Mapping[str, Any]) -> str:
+    line = f"novelty: mean {novelty['mean']:.4f}, {novelty['share_above_0.99']:.4f} of the images above 0.99"
+    if "abstain_above" not in novelty:
+        return line
+    return (
+        f"{line}; above {novelty['abstain_above']:g} {novelty['n_abstained']} images get no label, accuracy "
+        f"of the others {_figure(novelty['accuracy_of_answered'])}"
+    )
+
+
+def _sets(sets: Mapping[str, Any]) -> str:
+    empty = f", {sets['n_empty']} empty" if sets["n_empty"] else ""
+    return (
+        f"coverage {sets['coverage']:.4f} of {sets['asked']:g} asked (standard error "
+        f"{sets['standard_error']:.4f}), {sets['mean_size']:.2f} labels on average{empty}"
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
