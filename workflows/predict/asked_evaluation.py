@@ -18,11 +18,11 @@ from toptune.store.files.json_values import json_ready
 from toptune.train.answers.novelty import Novelty
 from toptune.train.answers.options import AnswerOptions
 from toptune.train.answers.things import FEATURES, Things
+from toptune.train.figures.tables import Tables
 from toptune.train.fusion.evaluation import FoundRows, find_rows
 from toptune.train.fusion.fused_run import load_run
 from toptune.train.rows.groups import group_keys
 from toptune.train.runs.evaluation import any_rows
-from toptune.train.runs.metrics import ClassTables
 from toptune.train.verdicts.detection import MOST_TRAINING_ROWS, Side, detection_figures
 from toptune.train.verdicts.figures import Measured
 from toptune.train.verdicts.nearness import novelty_of, novelty_of_rows
@@ -48,7 +48,7 @@ class Where:
     ood: str | None
 
 
-def score_asked(run: str | Path, where: Where, options: AnswerOptions) -> tuple[dict[str, Any], ClassTables]:
+def score_asked(run: str | Path, where: Where, options: AnswerOptions) -> tuple[dict[str, Any], Tables]:
     """Score a run on stored features, and measure what it was asked besides labels.
 
     Returns
@@ -56,7 +56,7 @@ def score_asked(run: str | Path, where: Where, options: AnswerOptions) -> tuple[
     metrics : dict
         As of `toptune.train.evaluate_run`, with ``label_sets``, ``levels``, ``back_off``, ``novelty``,
         ``things`` and ``detection`` of what was asked.
-    tables : ClassTables
+    tables : Tables
     """
     start = time.perf_counter()
     trained = load_run(run)
