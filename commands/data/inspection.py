@@ -95,8 +95,8 @@ from toptune.train.rows.options import VAL, RowOptions
     "--fail-on",
     callback=parse_names,
     metavar="KINDS",
-    help="Exit with code 1 if there are findings of these kinds, with commas: leak, duplicate, "
-    "near-duplicate, label, outlier, image.",
+    help="Exit with code 1 if there are findings of these kinds, or if they could not be looked for; with "
+    "commas: leak, duplicate, near-duplicate, label, outlier, image.",
 )
 @click.option(
     "--test-fraction",
@@ -145,4 +145,9 @@ def inspect(root: str, as_json: bool, fail_on: Sequence[str] | None, **options: 
     if failures := found.failures(kinds):
         told = ", ".join(f"{kind} of {count}" for kind, count in failures.items())
         echo(f"--fail-on: findings of images: {told}; see {found.out}/findings.csv", err=True)
+    # What nobody has looked for was not shown to be absent.
+    unknown = [kind for kind in kinds if kind in found.not_checked]
+    for kind in unknown:
+        echo(f"--fail-on {kind}: {found.not_checked[kind]}; or leave {kind} out of --fail-on", err=True)
+    if failures or unknown:
         raise SystemExit(1)

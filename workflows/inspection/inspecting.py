@@ -50,7 +50,16 @@ from toptune.workflows.inspection.duplicates import (
     exact_groups,
     near_groups,
 )
-from toptune.workflows.inspection.findings import LABEL, OUTLIER, Finding, ImageGroup, in_order
+from toptune.workflows.inspection.findings import (
+    DUPLICATE,
+    IMAGE,
+    LABEL,
+    LEAK,
+    OUTLIER,
+    Finding,
+    ImageGroup,
+    in_order,
+)
 from toptune.workflows.inspection.images import failure_findings, image_findings, measure_images, rows_in
 from toptune.workflows.inspection.labels import Confusion, confident_labels, confused_classes
 from toptune.workflows.inspection.neighbors import Neighbors, nearest_neighbors, plan_neighbors
@@ -154,9 +163,10 @@ def inspect(
     findings += wrong
     findings += failure_findings(look.failed, look.described.ids)
     if source is None:
-        look.notes.append(
+        look.skip(
+            IMAGE,
             "images were not looked at, only features, and the page shows ids without them: --data PATH "
-            "gives the images [TT508]"
+            "gives the images",
         )
     else:
         with look.phases("images", line="measuring images"):
@@ -175,6 +185,7 @@ def inspect(
         confused=tuple(confused),
         thresholds=look.thresholds,
         notes=tuple(look.notes),
+        not_checked=dict(look.not_checked),
         options=options.to_dict(),
         plan=look.plan,
         costs=look.phases.costs(),
@@ -202,6 +213,7 @@ class _Look:
     progress: Progress
     arrays: list[str]
     notes: list[str] = field(default_factory=list)
+    not_checked: dict[str, str] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
     plan: str = ""
     preprocessing: Preprocessing = field(init=False)
@@ -222,6 +234,11 @@ class _Look:
         self.failed = dict(self.features.failed_rows(self.arrays))
         self.used: Rows = np.setdiff1d(np.arange(manifest.n_rows), sorted(self.failed))
 
+    def skip(self, kind: str, why: str) -> None:
+        """Note that nothing is known of findings of a kind."""
+        self.not_checked[kind] = why
+        self.notes.append(f"{why} [TT508]")
+
     def _splits(self) -> list[str | None]:
         """Return the split of each row: the data set's own, or the one that training would draw."""
         manifest, options = self.features.manifest, self.options
@@ -229,9 +246,7 @@ class _Look:
             return manifest.splits
         splits: list[str | None] = [None] * manifest.n_rows
         if len({label for label in manifest.labels if label is not None}) < 2:
-            self.notes.append(
-                "there is no split to leak across: the data set names none, nor two classes [TT508]"
-            )
+            self.skip(LEAK, "there is no split to leak across: the data set names none, nor two classes")
             return splits
         try:
             drawn = split_manifest(
@@ -244,7 +259,7 @@ class _Look:
             )
         # What keeps train from drawing a split does not keep images from being looked at.
         except InputError as error:
-            self.notes.append(f"no leaks are told, because train could not draw a split: {error} [TT508]")
+            self.skip(LEAK, f"no leaks are told, because train could not draw a split: {error}")
             return splits
         self.notes.append(f"leaks are told of the split that train draws: {drawn.rule} [TT510]")
         for name, rows in (("train", drawn.train), ("test", drawn.test)):
@@ -395,9 +410,10 @@ class _Look:
         with self.phases("duplicates"):
             digests, known = self.features.content_digests()
             if not known.any():
-                self.notes.append(
+                self.skip(
+                    DUPLICATE,
                     "no digests of images are stored, as of imported features: copies are told as "
-                    "near-duplicates only [TT508]"
+                    "near-duplicates only",
                 )
             equal = equal_pairs(digests, known)
             spacing = Spacing.of(neighbors, false_alarms=self.options.false_alarms)
@@ -459,15 +475,16 @@ class _Look:
         rows = self.used[is_labeled]
         given = np.array([str(labels[row]) for row in rows.tolist()], dtype=str)
         if len(set(given.tolist())) < 2:
-            self.notes.append(
+            self.skip(
+                LABEL,
                 f"labels were not checked: {counted(len(rows), 'labeled image')} of "
-                f"{counted(len(set(given.tolist())), 'class')}, and two classes are needed [TT508]"
+                f"{counted(len(set(given.tolist())), 'class')}, and two classes are needed",
             )
             return [], []
         try:
             probabilities, classes = self._left_out(rows, given, copies)
         except FoldsError as error:
-            self.notes.append(f"labels were not checked: {error} [TT508]")
+            self.skip(LABEL, f"labels were not checked: {error}")
             return [], []
         codes = np.searchsorted(classes, given)
         checked = np.isfinite(probabilities[:, 0])

@@ -45,6 +45,8 @@ class Inspection:
         What had to be exceeded, and the shares by which it was chosen.
     notes : tuple of str
         What was not looked at, and why.
+    not_checked : mapping of str to str
+        Kinds of findings that were not looked for, with the reason; their counts of 0 mean nothing.
     options : mapping of str to object
     plan : str
         How neighbors were searched, with the projected memory.
@@ -65,6 +67,7 @@ class Inspection:
     confused: tuple[Confusion, ...]
     thresholds: Mapping[str, float]
     notes: tuple[str, ...]
+    not_checked: Mapping[str, str]
     options: Mapping[str, object]
     plan: str
     costs: Costs
@@ -103,6 +106,7 @@ class Inspection:
             "confused": [each.to_dict() for each in self.confused],
             "thresholds": dict(self.thresholds),
             "notes": list(self.notes),
+            "not_checked": dict(self.not_checked),
             "options": dict(self.options),
             "plan": self.plan,
             "costs": self.costs,

@@ -120,7 +120,7 @@ def test_copies_do_not_vouch_for_a_wrong_label(tmp_path: Path) -> None:
     assert {"10.png", "13.png"} <= of_kind(found, "label").keys()
 
 
-def test_what_cannot_be_looked_at_is_said(tmp_path: Path) -> None:
+def test_what_cannot_be_looked_at_is_said(tmp_path: Path, run_cli: Run) -> None:
     values, _ = made(n=40)
     values[3, 0] = np.nan
     values[30] = values[20]
@@ -136,6 +136,13 @@ def test_what_cannot_be_looked_at_is_said(tmp_path: Path) -> None:
     told = " ".join(found.notes)
     assert "labels were not checked: 0 labeled images" in told
     assert "no split to leak across" in told
+    assert found.not_checked.keys() == {"leak", "duplicate", "label", "image"}
+    # A kind that nobody could look for does not pass as absent.
+    code, _, err = run_cli(
+        "inspect", "--store", tmp_path / "s", "--fail-on", "label,outlier", "--out", tmp_path / "d"
+    )
+    assert (code, "--fail-on label: labels were not checked: 0 labeled images" in err) == (1, True), err
+    assert "or leave label out of --fail-on" in err
     page = shown(tmp_path / "a" / "page.html")
     assert page["classes"] == []
     # The image without finite features has no point.
