@@ -24,6 +24,7 @@ from toptune.text import counted
 from toptune.train.heads.kinds import why_small
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.chosen_rows import note_untested, rows_digest
+from toptune.train.rows.copies import digests_of, note_copies
 from toptune.train.rows.folds import Folds
 from toptune.train.rows.splits import Split
 from toptune.train.runs.record import ManifestIdentity, RunRecord, UpdateRecord
@@ -242,6 +243,9 @@ def change_run(
     # of the updated run dishonest.
     split, notes = _known_rows(difference, updated, after.manifest)
     notes += [*folds.notes, *_decided_again(old, after.manifest)]
+    # An image that was added may be a copy of one on the other side of the split.
+    digests = digests_of(after)
+    notes += [] if digests is None else note_copies(digests, split)
     record = replace(
         _updated_record(old, updated, difference, split, after, n_skipped=n_skipped, notes=notes),
         folds=folds.record,

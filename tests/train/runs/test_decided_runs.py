@@ -128,6 +128,24 @@ def test_an_update_decides_the_same(
         assert each.decisions.labels == {"picture 6.png": "class 1"}
 
 
+@pytest.mark.parametrize("models", [("small",), MODELS])
+def test_copies_that_an_update_brings_are_told(
+    models: tuple[str, ...], store: FeatureStore, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"models": models, "head": "ridge", "cv": 3}
+    if len(models) > 1:
+        options["fusion"] = "late"
+    run = train(store, dataset="pets", out=tmp_path / "run", **options)
+    part = grow(store, "pets", manifest_of(N_ROWS + 20)).after.parts[-1]
+    for number, model in enumerate(models):
+        # The new images are copies of the first 20.
+        fill(store, model, part, N_ROWS + 20, seed=number, first=N_ROWS)
+    new: Any = update_run(run.folder, out=tmp_path / "new")
+    (told,) = [note for note in new.record.warnings if "the same bytes" in note]
+    assert told.startswith("leak: ")
+    assert told not in run.record.warnings
+
+
 def test_decisions_that_were_damaged_in_a_run_are_told(
     store: FeatureStore, decided: Any, tmp_path: Path
 ) -> None:
