@@ -94,6 +94,13 @@ class AdviceReport:
         return shlex.join([*words, "--out", f"{self.dataset}-frozen"])
 
     @property
+    def best_command(self) -> str:
+        """The command that chooses among everything that is stored of the data set."""
+        words = ["toptune", "train", "--store", self.store, "--dataset", self.dataset, "--best"]
+        words += flags_of(self.options, TRAIN_DEFAULTS)
+        return shlex.join([*words, "--out", f"{self.dataset}-best"])
+
+    @property
     def finetune_command(self) -> str:
         """The command that fine-tunes on the same rows."""
         words = ["toptune", "finetune", self.data, "--model", self.model]
@@ -120,7 +127,11 @@ class AdviceReport:
                 "dataset": self.dataset,
                 "model": self.model,
                 "store": self.store,
-                "commands": {"train": self.train_command, "finetune": self.finetune_command},
+                "commands": {
+                    "train": self.train_command,
+                    "best": self.best_command,
+                    "finetune": self.finetune_command,
+                },
             }
         )
         return values
@@ -161,10 +172,10 @@ class AdviceReport:
             costs.append(f"left out: {counted(self.n_skipped, 'training image')} that could not be read")
         if self.plan is not None:
             costs.append(f"fine-tuning {self.plan}")
-        commands = [self.train_command, self.finetune_command]
+        commands = [self.train_command, self.best_command, self.finetune_command]
         # The advised command comes first.
         if advice.recommendation == "fine-tune":
-            commands.reverse()
+            commands = [commands[-1], *commands[:-1]]
         table = printed_table(title, columns, rows)
         return "\n\n".join(
             ["\n".join(lines), table, "\n".join(costs), "\n".join(["next:", *(f"  {c}" for c in commands)])]
