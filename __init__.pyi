@@ -34,6 +34,7 @@ from .train.fusion.fused_run import (
     load_run as load_run,
 )
 from .train.regressors.falkon import FalkonRegressor as FalkonRegressor
+from .train.regressors.nearest_neighbors import NearestNeighborRegressor as NearestNeighborRegressor
 from .train.regressors.ridge import RidgeRegressor as RidgeRegressor
 from .train.runs.run import Run as Run
 from .workflows.predict.classifier import Classifier as Classifier

@@ -37,6 +37,7 @@ from .preprocessing.preprocessing import (
     Preprocessing as Preprocessing,
 )
 from .regressors.falkon import FalkonRegressor as FalkonRegressor
+from .regressors.nearest_neighbors import NearestNeighborRegressor as NearestNeighborRegressor
 from .regressors.ridge import RidgeRegressor as RidgeRegressor
 from .reports.comparison import compare_heads as compare_heads
 from .reports.comparison_report import Comparison as Comparison

@@ -24,10 +24,12 @@ HEADINGS: Mapping[str, str] = {
         "model-kwargs"
     ),
     "Layers": "layers pooling preprocess short-list search-rows",
-    "Head": "head heads best budget kernel penalty sigma centers solver class-weight cv threshold params",
+    "Head": (
+        "head heads best budget kernel penalty sigma centers solver class-weight cv threshold ordinal params"
+    ),
     "Training rows": (
-        "task target test-fraction resplit val group-by exclude relabel-with keep-together shots train-size "
-        "skip-failed seed seeds leak"
+        "task target drop-missing test-fraction resplit val group-by exclude relabel-with keep-together "
+        "shots train-size skip-failed seed seeds leak"
     ),
     "Fine-tuning": (
         "depth optimizer learning-rate weight-decay epochs min-epochs patience warmup-epochs clip-grad "

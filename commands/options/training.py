@@ -217,6 +217,16 @@ TASK = together(
         help="Numeric column of the data set to predict, or several with commas between them.",
     ),
     click.option(
+        "--drop-missing",
+        is_flag=True,
+        help="Leave out images whose --target is missing or infinite, instead of refusing them.",
+    ),
+    click.option(
+        "--ordinal",
+        is_flag=True,
+        help="The --target numbers steps of a scale: answers are rounded, and quadratic kappa is reported.",
+    ),
+    click.option(
         "--threshold",
         default=HeadOptions.threshold,
         show_default=True,

@@ -23,15 +23,12 @@ from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.device_rows import DeviceRows, kept_rows_bytes
 from toptune.train.rows.folds import (
     Folds,
-    deal,
     draw_folds,
     draw_strata_folds,
-    folds_of_groups,
-    ranks_of,
-    usable_folds,
 )
 from toptune.train.rows.inputs import Given, fit_inputs, row_weights
 from toptune.train.tasks.multilabel import Multilabel
+from toptune.train.tasks.regression import Regression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,16 +263,6 @@ def _folds_of(
     if given.values is None:
         return draw_folds(given.codes, given.classes, cv=cv, seed=seed, groups=groups)
     n = len(given.codes)
-    if are_labels:
-        rows, codes = Multilabel().strata(given.values)
-        return draw_strata_folds(rows, codes, n=n, cv=cv, seed=seed, groups=groups)
-    if cv is None:
-        return Folds(numbers=np.zeros(n, dtype=np.int64), count=1, is_validated=np.ones(n, dtype=np.bool_))
-    if isinstance(cv, str):
-        numbers, count = folds_of_groups(list(map(str, groups or [])))
-        return Folds(numbers=numbers, count=count, is_validated=np.ones(n, dtype=np.bool_))
-    order = np.random.default_rng(seed).permutation(n)
-    ranks = np.argsort(order) if groups is None else ranks_of(list(map(str, groups)))
-    count, notes = usable_folds(int(ranks.max()) + 1, cv)
-    numbers = deal(given.codes, ranks, count=count, n_classes=1)
-    return Folds(numbers=numbers, count=count, is_validated=np.ones(n, dtype=np.bool_), notes=notes)
+    task = Multilabel() if are_labels else Regression()
+    rows, codes = task.strata(given.values)
+    return draw_strata_folds(rows, codes, n=n, cv=cv, seed=seed, groups=groups)

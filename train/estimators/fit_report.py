@@ -27,11 +27,14 @@ class LeftOutFigures:
     n_rows : int
         Number of rows that were left out once: the training rows, but for rows of classes that take no part
         in cross-validation.
+    squared_error : float or None
+        Of numbers, the mean squared error of standardized targets, summed over them; None otherwise.
     """
 
     accuracy: float | None
     log_loss: float | None
     n_rows: int
+    squared_error: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +145,13 @@ class FitReport:
         # One fold holds all rows: such a fit has leave-one-out figures of a sample, not of all rows.
         if self.n_folds == 1:
             return None
-        return LeftOutFigures(accuracy=self.accuracy, log_loss=self.log_loss, n_rows=self.n_validated)
+        return LeftOutFigures(
+            accuracy=self.accuracy,
+            log_loss=self.log_loss,
+            n_rows=self.n_validated,
+            # Of classes and labels the report has the error already, and accuracy is what counts.
+            squared_error=self.squared_error if self.accuracy is None else None,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able mapping, with the `left_out` figures among its keys."""

@@ -117,14 +117,14 @@ class NearestNeighborClassifier(ScoredClassifier):
 
     def _check(self) -> None:
         (metric,) = check_metrics([self.metric], METRICS)
-        _check_weights(self.weights, metric)
+        check_neighbor_weights(self.weights, metric)
 
     def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
         rows, metric = given.rows, self.metric
-        counts = _check_counts(self.n_neighbors, rows.n)
+        counts = check_neighbor_counts(self.n_neighbors, rows.n)
         settings = [
             {"n_neighbors": count, "weights": weighting, "metric": metric}
-            for count, weighting in product(counts, _check_weights(self.weights, metric))
+            for count, weighting in product(counts, check_neighbor_weights(self.weights, metric))
         ]
         peak_bytes = self._plan(given, n_settings=len(settings), n_neighbors=counts[-1])
         dtype = torch.float64 if rows.blocks.dtype == np.float64 else torch.float32
@@ -154,7 +154,7 @@ class NearestNeighborClassifier(ScoredClassifier):
         peak_bytes = neighbors_peak_bytes(
             n=n, d=d, n_classes=rows.n_classes, n_neighbors=n_neighbors, n_settings=n_settings,
             n_kept=min(n, CALIBRATION_ROWS), value_bytes=value_bytes,
-            block_rows=_block_rows(n, d, rows.n_classes, cuda_bytes=given.limits.cuda_bytes),
+            block_rows=compared_rows(n, d, rows.n_classes, cuda_bytes=given.limits.cuda_bytes),
         )  # fmt: skip
         given.check_memory(
             peak_bytes,
@@ -177,7 +177,7 @@ class NearestNeighborClassifier(ScoredClassifier):
         result = np.empty((blocks.shape[0], len(self.classes_)))
         limits = MemoryLimits.on(kept.device, self.memory_limit_bytes or None)
         n, d = kept.shape
-        block_rows = _block_rows(n, d, len(self.classes_), cuda_bytes=limits.cuda_bytes)
+        block_rows = compared_rows(n, d, len(self.classes_), cuda_bytes=limits.cuda_bytes)
         with full_precision():
             for where, values in blocks.iterate(block_rows):
                 check_finite(values, start=where.start)
@@ -207,7 +207,7 @@ def _left_out(
     """Yield the votes of each block's neighbors in other folds, for every setting from one search."""
     codes, folds = (torch.from_numpy(each).to(kept.device) for each in (rows.codes, rows.folds))
     most = max(setting["n_neighbors"] for setting in settings)
-    step = _block_rows(len(kept), kept.shape[1], rows.n_classes, cuda_bytes=cuda_bytes)
+    step = compared_rows(len(kept), kept.shape[1], rows.n_classes, cuda_bytes=cuda_bytes)
     for start in range(0, rows.n, step):
         where = slice(start, min(start + step, rows.n))
         nearness = nearness_of(kept[where], kept, metric)
@@ -239,13 +239,14 @@ def vote_scores(nearness: Tensor, classes: Tensor, n_classes: int, weights: str)
     return smoothed.log()
 
 
-def _block_rows(n: int, d: int, n_classes: int, *, cuda_bytes: int | None) -> int:
+def compared_rows(n: int, d: int, n_classes: int, *, cuda_bytes: int | None) -> int:
     """Return how many rows are compared with all n at a time; more within the limit of a CUDA device."""
     budget = _BLOCK_BYTES if cuda_bytes is None else block_bytes_for(cuda_bytes, on_cuda=True)
     return max(16, budget // (8 * (n + d + 4 * n_classes)))
 
 
-def _check_counts(given: int | Sequence[int] | None, n: int) -> list[int]:
+def check_neighbor_counts(given: int | Sequence[int] | None, n: int) -> list[int]:
+    """Return the numbers of neighbors to compare, ascending, or refuse what is none with InputError."""
     usable = [k for k in NEIGHBORS if 2 * k <= n] or [1]
     counts = values_of(given, usable, "n_neighbors")
     for count in counts:
@@ -255,7 +256,8 @@ def _check_counts(given: int | Sequence[int] | None, n: int) -> list[int]:
     return sorted({int(count) for count in counts})
 
 
-def _check_weights(given: str | Sequence[str] | None, metric: str) -> list[str]:
+def check_neighbor_weights(given: str | Sequence[str] | None, metric: str) -> list[str]:
+    """Return the weightings to compare, or refuse one that the metric does not know with InputError."""
     # exp(similarity / 0.07) is defined for cosines, which lie between -1 and 1; distances have no such scale.
     usable = WEIGHTS if metric == "cosine" else ("uniform",)
     weightings = values_of(given, usable, "weights")

@@ -117,6 +117,7 @@ def make_head(
     is_compared: bool = False,
     task: str = CLASSIFICATION,
     threshold: str | float = "f1",
+    ordinal: bool = False,
 ) -> Head:
     """Make an unfitted head of a name in `HEADS`, or ``sklearn:package.Class``.
 
@@ -143,6 +144,8 @@ def make_head(
         What the head learns; ``auto`` is classification.
     threshold : str or float
         See `HeadOptions`.
+    ordinal : bool
+        See `HeadOptions`.
 
     Raises
     ------
@@ -159,9 +162,10 @@ def make_head(
     if isinstance(kind.form, NativeForm):
         return OwnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight, device=device,
                        memory_limit_bytes=memory_limit_bytes, dask=dask, task=task,
-                       threshold=threshold)  # fmt: skip
+                       threshold=threshold, ordinal=ordinal)  # fmt: skip
     return SklearnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight,
-                       memory_limit_bytes=memory_limit_bytes, is_compared=is_compared)  # fmt: skip
+                       memory_limit_bytes=memory_limit_bytes, is_compared=is_compared, task=task,
+                       ordinal=ordinal)  # fmt: skip
 
 
 def parameters_of(name: str) -> tuple[str, ...]:
@@ -202,6 +206,7 @@ def new_head(
         is_compared=is_compared,
         task=task,
         threshold=options.threshold,
+        ordinal=options.ordinal,
     )
 
 

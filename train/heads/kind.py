@@ -1,12 +1,12 @@
 """`HeadKind`: one record with all that the package knows of a head by its name."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from toptune.train.heads.problem_size import FitSizes, ProblemSize
-from toptune.train.tasks.names import CLASSIFICATION
+from toptune.train.tasks.names import CLASSIFICATION, REGRESSION
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +101,9 @@ class HeadKind:
         Whether the fit is made from sums over rows. Only such a head can do without folds (``cv=None``), be
         added up by several processes (``dask``), and be updated.
     tasks : tuple of str
-        The tasks that the head knows.
+        The tasks that the head knows, but for regression.
+    regression : NativeForm or SklearnForm or None
+        The estimator behind the head of a regression; None of a head that knows no numbers.
     place : int or None
         Place in the order in which ``--head auto`` tries heads, cheap ones first; None is never tried.
     work : callable (ProblemSize) -> float, optional
@@ -121,6 +123,7 @@ class HeadKind:
     takes_class_weight: bool = True
     is_summed: bool = False
     tasks: tuple[str, ...] = (CLASSIFICATION,)
+    regression: NativeForm | SklearnForm | None = None
     place: int | None = None
     work: Callable[[ProblemSize], float] | None = None
     scores_module: str | None = None
@@ -128,6 +131,16 @@ class HeadKind:
     def __post_init__(self) -> None:
         if self.place is not None and self.work is None:
             raise ValueError(f"head {self.name!r} has a place among those of head auto, but no work: add it")
+
+    def knows(self, task: str) -> bool:
+        """Tell whether the head knows a task."""
+        return self.regression is not None if task == REGRESSION else task in self.tasks
+
+    def for_task(self, task: str) -> "HeadKind":
+        """Return the record with the estimator of a task in the place of the classifier."""
+        if task != REGRESSION or self.regression is None:
+            return self
+        return replace(self, form=self.regression, takes_class_weight=False)
 
     @property
     def estimator_type(self) -> type:

@@ -43,9 +43,11 @@ USUAL_CENTERS = 1000
 LARGEST_TRIAL = "falkon"
 
 _ESTIMATORS = "toptune.train.estimators"
+_REGRESSORS = "toptune.train.regressors"
 _MODULES = "toptune.workflows.deploy.head_modules"
 _KERNEL_ARRAYS = ("centers", "dual_coef", "intercept")
 _LINEAR_ARRAYS = ("coef", "intercept")
+_SCALING_ARRAYS = ("target_mean", "target_scale")
 
 
 def _lda_work(size: ProblemSize) -> float:
@@ -88,6 +90,12 @@ _NATIVE = (
             values=("penalty", "sigma"),
             settings=("kernel",),
         ),
+        regression=NativeForm(
+            estimator=f"{_REGRESSORS}.falkon:FalkonRegressor",
+            arrays=(*_KERNEL_ARRAYS, *_SCALING_ARRAYS),
+            values=("penalty", "sigma"),
+            settings=("kernel",),
+        ),
         parameters=("kernel", "sigma", "penalty", "n_centers", "centers", "solver"),
         options=("kernel", "sigma", "penalty", "n_centers", "solver"),
         records_options=True,
@@ -117,6 +125,11 @@ _NATIVE = (
         form=NativeForm(
             estimator=f"{_ESTIMATORS}.ridge:StreamingRidgeClassifier",
             arrays=_LINEAR_ARRAYS,
+            values=("penalty",),
+        ),
+        regression=NativeForm(
+            estimator=f"{_REGRESSORS}.ridge:RidgeRegressor",
+            arrays=(*_LINEAR_ARRAYS, *_SCALING_ARRAYS),
             values=("penalty",),
         ),
         parameters=("penalty",),
@@ -173,6 +186,11 @@ _NATIVE = (
             arrays=("rows", "codes"),
             values=("n_neighbors", "metric", "weights"),
         ),
+        regression=NativeForm(
+            estimator=f"{_REGRESSORS}.nearest_neighbors:NearestNeighborRegressor",
+            arrays=("rows", "targets", *_SCALING_ARRAYS),
+            values=("n_neighbors", "metric", "weights"),
+        ),
         parameters=("n_neighbors", "metric", "weights"),
         takes_class_weight=False,
         place=4,
@@ -203,6 +221,14 @@ _SKLEARN = (
         form=SklearnForm(
             estimator="sklearn.ensemble:RandomForestClassifier",
             description="random forest with scikit-learn's defaults",
+            peak_bytes=forest_bytes,
+            is_selected=False,
+        ),
+        regression=SklearnForm(
+            estimator="sklearn.ensemble:RandomForestRegressor",
+            description="random forest with scikit-learn's defaults",
+            # Rows that a tree was not grown on are predicted by it: left-out predictions without folds.
+            fixed={"oob_score": True},
             peak_bytes=forest_bytes,
             is_selected=False,
         ),
@@ -267,7 +293,8 @@ def check_head(
         workers or a task, where the head does not know them.
     """
     kind = kind_of(name)
-    refuse_task(task, name, kind.tasks)
+    if not kind.knows(task):
+        refuse_task(task, name, ())
     unknown = sorted(set(params or {}) - set(kind.parameters))
     if unknown:
         raise InputError(
@@ -291,7 +318,7 @@ def check_head(
 
 def heads_for(task: str) -> tuple[str, ...]:
     """Return the names of the heads that know a task."""
-    return tuple(kind.name for kind in KINDS.values() if task in kind.tasks)
+    return tuple(kind.name for kind in KINDS.values() if kind.knows(task))
 
 
 def refuse_task(task: str, head: str, known: Collection[str]) -> None:

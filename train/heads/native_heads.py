@@ -18,7 +18,7 @@ from toptune.train.heads.reported_head import ReportedHead
 from toptune.train.numerics.sigmoids import Sigmoids
 from toptune.train.numerics.thresholds import ThresholdRule, choose_thresholds
 from toptune.train.rows.folds import FoldsReducedWarning
-from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL, REGRESSION
 from toptune.train.tasks.task import TargetMatrix
 
 # What a head of several labels has beside the arrays of its form.
@@ -41,11 +41,13 @@ class OwnHead(ReportedHead):
         dask: str | None = None,
         task: str = CLASSIFICATION,
         threshold: str | float = "f1",
+        ordinal: bool = False,
     ) -> None:
         self.name = name
+        self.ordinal = ordinal
         self.task = task
         self.rule = ThresholdRule.of(threshold)
-        self.kind = kind_of(name)
+        self.kind = kind_of(name).for_task(task)
         self.form = _form_of(self.kind)
         self.params = dict(params)
         options: dict[str, object] = {
@@ -66,8 +68,8 @@ class OwnHead(ReportedHead):
         return list(self._names) or [str(name) for name in self.estimator.classes_]
 
     @property
-    def temperature(self) -> float:
-        return float(self.estimator.temperature_)
+    def temperature(self) -> float | None:
+        return None if self.task == REGRESSION else float(self.estimator.temperature_)
 
     @property
     def columns(self) -> npt.NDArray[np.int64] | None:
@@ -81,6 +83,8 @@ class OwnHead(ReportedHead):
         self, X: Features, y: npt.ArrayLike | TargetMatrix, *, groups: Sequence[str] | None = None
     ) -> Self:
         targets = y.values if isinstance(y, TargetMatrix) else np.asarray(y)
+        if self.ordinal and isinstance(y, TargetMatrix):
+            self._take_levels(y)
         with warnings.catch_warnings():
             # The report says the same, and a run prints it as a note.
             warnings.simplefilter("ignore", FoldsReducedWarning)
@@ -89,7 +93,8 @@ class OwnHead(ReportedHead):
         self._left_out_scores = self.estimator.left_out_scores_
         if isinstance(y, TargetMatrix):
             self._names = y.names
-            self.thresholds = self._chosen_thresholds(targets)
+            if self.task == MULTILABEL:
+                self.thresholds = self._chosen_thresholds(targets)
         return self
 
     def _chosen_thresholds(self, targets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -105,7 +110,7 @@ class OwnHead(ReportedHead):
         """Return the head of the same name and parameters over another fitted estimator."""
         head = OwnHead(self.name, self.params, task=self.task)
         head.estimator = estimator
-        head._names, head.thresholds = self._names, self.thresholds
+        head._names, head.thresholds, head.levels = self._names, self.thresholds, self.levels
         head._report = json_ready(dict(report))
         return head
 
@@ -114,6 +119,8 @@ class OwnHead(ReportedHead):
         return scores
 
     def predict_proba(self, X: Features) -> npt.NDArray[np.float64]:
+        if self.task == REGRESSION:
+            return self.rounded(self.decision_function(X))
         probabilities: npt.NDArray[np.float64] = self.estimator.predict_proba(X)
         return probabilities
 
@@ -127,12 +134,13 @@ class OwnHead(ReportedHead):
         if self.thresholds is not None:
             sigmoids = estimator.sigmoids_
             arrays |= {"slopes": sigmoids.slopes, "offsets": sigmoids.offsets, "thresholds": self.thresholds}
+        arrays |= {} if self.levels is None else {"levels": self.levels}
         write_arrays(folder, arrays)
         if keep_sums and getattr(estimator, "sums_", None) is not None:
             estimator.sums_.save(folder)
         fitted = {name: getattr(estimator, f"{name}_") for name in self.form.values}
         fitted |= {name: getattr(estimator, name) for name in self.form.settings}
-        fitted |= {"temperature": estimator.temperature_, "n_features": estimator.n_features_in_}
+        fitted |= {"temperature": self.temperature, "n_features": estimator.n_features_in_}
         description = {
             "head": self.name,
             "task": self.task,
@@ -147,9 +155,13 @@ class OwnHead(ReportedHead):
     def load(cls, folder: Path, description: HeadDescription, *, device: str | None = None) -> "OwnHead":
         """Read what `save` wrote; `description` is the content of ``head.json``."""
         name = description.head
-        is_multilabel = description.task == MULTILABEL
+        is_multilabel, is_regression = (description.task == each for each in (MULTILABEL, REGRESSION))
         arrays = read_arrays(
-            folder, (*_form_of(kind_of(name)).arrays, *(_OF_LABELS if is_multilabel else ()))
+            folder,
+            (
+                *_form_of(kind_of(name).for_task(description.task)).arrays,
+                *(_OF_LABELS if is_multilabel else ()),
+            ),
         )
         try:
             fitted: Mapping[str, Any] = description.fitted
@@ -161,21 +173,32 @@ class OwnHead(ReportedHead):
                 setattr(estimator, f"{key}_", fitted[key])
             # Prediction needs no sums; an update reads them from their own file.
             estimator.sums_ = None
-            estimator.classes_ = np.array(description.classes)
-            estimator.temperature_ = float(fitted["temperature"])
+            if is_regression:
+                head._take_targets(arrays, description.classes)
+            else:
+                estimator.classes_ = np.array(description.classes)
+                estimator.temperature_ = float(fitted["temperature"])
+                check_temperature(estimator.temperature_)
             estimator.n_features_in_ = int(fitted["n_features"])
             for key in head.form.settings:
                 setattr(estimator, key, fitted[key])
-            check_temperature(estimator.temperature_)
             if is_multilabel:
                 head._take_labels(arrays, description.classes)
             _check_values(fitted)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
         # Files of two runs that were mixed up would predict wrong names without an error.
-        _check_shapes(folder, arrays, n_classes=len(estimator.classes_))
+        _check_shapes(folder, arrays, n_classes=len(description.classes))
         head._report = dict(description.report)
         return head
+
+    def _take_targets(self, arrays: Mapping[str, npt.NDArray[np.generic]], names: Sequence[str]) -> None:
+        """Take over what only a head of numbers has."""
+        if len(arrays["target_mean"]) != len(names):
+            raise ValueError(f"{len(arrays['target_mean'])} target means and {len(names)} targets")
+        self._names, self.estimator.n_targets_ = tuple(names), len(names)
+        if "levels" in arrays:
+            self.levels = np.asarray(arrays["levels"], np.float64)
 
     def _take_labels(self, arrays: Mapping[str, npt.NDArray[np.generic]], names: Sequence[str]) -> None:
         """Take over what only a head of several labels has."""

@@ -33,6 +33,7 @@ class HeadArguments(TypedDict, total=False):
     best: bool
     budget: float | None
     threshold: str | float
+    ordinal: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,8 @@ class HeadOptions:
     threshold : "f1", "precision:P" or float
         Of several labels an image: from which probability a label is taken to apply. By the highest F1 of
         left-out rows, by a precision P that they reach, or one number for all labels.
+    ordinal : bool
+        Of numbers: they are steps of a scale (grades, stages), to which answers are rounded.
     budget : float, optional
         Seconds that head ``auto`` may take for all its fits, 120 by default; or `best`, 600 by default.
 
@@ -91,6 +94,7 @@ class HeadOptions:
     best: bool = False
     budget: float | None = None
     threshold: str | float = "f1"
+    ordinal: bool = False
 
     def __post_init__(self) -> None:
         # A package that ``sklearn:package.Class`` names is looked for later, because importing it takes long.

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import InputError
 from toptune.train.estimators.arguments import Features, Labels
 from toptune.train.estimators.fit_report import LeftOutFigures
 from toptune.train.passes.training_rows import LeftOutScores
 from toptune.train.tasks.answer_form import AnswerForm
 from toptune.train.tasks.names import CLASSIFICATION
+from toptune.train.tasks.task import TargetMatrix
 
 
 class ReportedHead(ABC):
@@ -20,6 +22,8 @@ class ReportedHead(ABC):
     task: str = CLASSIFICATION
     # From which probability each label applies, of a head that gives several.
     thresholds: npt.NDArray[np.float64] | None = None
+    # The lowest and the highest step of each target, of a head whose numbers are steps of a scale.
+    levels: npt.NDArray[np.float64] | None = None
     _report: dict[str, Any]
     # Set by a fit; a head that was loaded has none, because prediction needs none.
     _left_out_scores: LeftOutScores | None = None
@@ -64,4 +68,31 @@ class ReportedHead(ABC):
     @property
     def answer_form(self) -> AnswerForm:
         """How probabilities become answers."""
-        return AnswerForm(task=self.task, names=self.classes, thresholds=self.thresholds)
+        return AnswerForm(
+            task=self.task, names=self.classes, thresholds=self.thresholds, is_ordinal=self.levels is not None
+        )
+
+    def rounded(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return numbers (n, n_targets) as answers: of a scale, the nearest step that training rows had."""
+        if self.levels is None:
+            return values
+        return np.clip(np.rint(values), self.levels[:, 0], self.levels[:, 1])
+
+    def _take_levels(self, y: TargetMatrix) -> None:
+        """Take the steps of the scales from training rows.
+
+        Raises
+        ------
+        InputError
+            If a target is no whole number.
+        """
+        for name, values in zip(y.names, y.values.T, strict=True):
+            broken = np.flatnonzero(values != np.rint(values))
+            if len(broken):
+                raise InputError(
+                    f"target {name!r} is {values[broken[0]]:g} in a training row, and {len(broken)} of "
+                    f"{len(values)} are no whole numbers; leave --ordinal out, or number the steps of the "
+                    "scale",
+                    option="ordinal",
+                )
+        self.levels = np.stack([y.values.min(axis=0), y.values.max(axis=0)], axis=1)

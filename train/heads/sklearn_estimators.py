@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, is_classifier
+from sklearn.base import BaseEstimator, is_classifier, is_regressor
 
 from toptune.errors import InputError
 from toptune.options import MOST_COUNT
@@ -41,6 +41,8 @@ def make_estimator(
         raise InputError(
             f"head {kind.name!r} cannot be made with {dict(params)}: {error}; give what it needs in params"
         ) from error
+    if is_regressor(estimator) and kind.regression is not None and form is kind.regression:
+        return estimator
     if not (hasattr(estimator, "fit") and is_classifier(estimator)):
         raise InputError(f"head {kind.name!r} is no classifier; only scikit-learn classifiers can be heads")
     return estimator

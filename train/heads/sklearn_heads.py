@@ -18,7 +18,7 @@ from toptune.machine.plans import plan_logger
 from toptune.store.features.blocks import ArrayBlocks
 from toptune.store.files.json_values import json_ready
 from toptune.train.estimators.arguments import Features, Params, Values
-from toptune.train.estimators.fit_report import HeadReport
+from toptune.train.estimators.fit_report import HeadReport, LeftOutFigures
 from toptune.train.estimators.settings_comparison import Comparison, compare
 from toptune.train.heads.files import SKOPS, HeadDescription, write_description
 from toptune.train.heads.kind import PREFIX, HeadKind, SklearnForm, is_path
@@ -30,10 +30,12 @@ from toptune.train.heads.sklearn_estimators import check_counts, grid_of, make_e
 from toptune.train.heads.skops_files import check_trusted, read_estimator, write_estimator
 from toptune.train.numerics.calibration import CALIBRATION_ROWS, softmax
 from toptune.train.passes.peak_memory import SCORES_BYTES
-from toptune.train.passes.training_rows import LeftOutScores, OutOfFold, TrainingRows
+from toptune.train.passes.targets import Scaling
+from toptune.train.passes.training_rows import LeftOutScores, OutOfFold, TrainingRows, even_sample
 from toptune.train.rows.block_reading import check_finite
 from toptune.train.rows.folds import draw_folds
 from toptune.train.rows.inputs import is_blocks, row_weights
+from toptune.train.tasks.names import CLASSIFICATION, REGRESSION
 from toptune.train.tasks.task import TargetMatrix
 
 _MOST_WARNINGS = 5
@@ -76,9 +78,13 @@ class SklearnHead(ReportedHead):
         class_weight: str | None = None,
         memory_limit_bytes: int | None = None,
         is_compared: bool = False,
+        task: str = CLASSIFICATION,
+        ordinal: bool = False,
     ) -> None:
         self.name = name
-        self.kind = kind_of(name)
+        self.task = task
+        self.ordinal = ordinal
+        self.kind = kind_of(name).for_task(task)
         self.form = _form_of(self.kind)
         self.params = dict(params)
         self.seed = seed
@@ -106,6 +112,8 @@ class SklearnHead(ReportedHead):
         self, X: Features, y: npt.ArrayLike | TargetMatrix, *, groups: Sequence[str] | None = None
     ) -> Self:
         start = time.perf_counter()
+        if isinstance(y, TargetMatrix) and self.task == REGRESSION:
+            return self._fit_numbers(X, y, start=start)
         if isinstance(y, TargetMatrix):
             raise InputError(
                 f"head {self.name!r} takes one class a row, and these are {len(y.names)} targets"
@@ -185,11 +193,71 @@ class SklearnHead(ReportedHead):
         )
         return self
 
+    def _fit_numbers(self, X: Features, y: TargetMatrix, *, start: float) -> Self:
+        """Fit to the targets of rows; a forest has nothing to choose and leaves out rows by itself."""
+        (n, d), k = X.shape, len(y.names)
+        if self.ordinal:
+            self._take_levels(y)
+        grid = grid_of(self.form, self.params, np.zeros((1, d)))
+        sizes = {**self._make(grid[0]).get_params(), **self.params}
+        peak_bytes = self.form.peak_bytes(FitSizes(n=n, d=d, n_classes=k, pair_rows=n, params=sizes))
+        plan_logger.debug("%s: about %d MiB", self.name, peak_bytes // 2**20)
+        check_memory(
+            peak_bytes,
+            limit_bytes=self.memory_limit_bytes,
+            what=f"head {self.name!r} on {n} rows of {d} features and {k} targets",
+            instead="head 'falkon' streams its rows and does not; or take fewer layers",
+        )
+        values = gather(X)
+        check_finite(values)
+        # Trees of several targets split by their summed errors, in which all targets are to weigh alike.
+        scaling = Scaling.of(y.values)
+        targets = scaling.standardized(y.values)
+        said: list[str] = []
+        try:
+            self.estimator = self._fit_one(grid[0], values, targets if k > 1 else targets[:, 0], said)
+        except InvalidParameterError as error:
+            raise InputError(f"head {self.name!r}: {error}; give another value in params") from error
+        left = getattr(self.estimator, "oob_prediction_", None)
+        self._classes, self._scaling, figures = list(y.names), scaling, None
+        if left is not None:
+            left = np.asarray(left).reshape(n, k)
+            some = even_sample(n, CALIBRATION_ROWS)
+            scores = scaling.restored(left[some]).astype(np.float32)
+            self._left_out_scores = LeftOutScores(rows=some, scores=scores)
+            squared = float(((left - targets) ** 2).sum(axis=1).mean())
+            figures = LeftOutFigures(accuracy=None, log_loss=None, n_rows=n, squared_error=squared)
+            # The predictions of training rows have no use in a saved forest.
+            del self.estimator.oob_prediction_
+        self._report = json_ready(
+            HeadReport(
+                solver=self.form.description,
+                n_rows=n,
+                n_features=d,
+                n_folds=0,
+                chosen=grid[0],
+                left_out=figures,
+                temperature=None,
+                calibration="numbers, not calibrated; left-out figures are of the trees without the row",
+                table=[],
+                warnings=_summary(said),
+                peak_bytes=peak_bytes,
+                seconds={"total": time.perf_counter() - start},
+            ).to_dict()
+        )
+        return self
+
     def decision_function(self, X: Features) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), as `scores_of`."""
+        if self.task == REGRESSION:
+            k = len(self._classes)
+            found = self._by_block(X, lambda block: np.asarray(self.estimator.predict(block)).reshape(-1, k))
+            return self._scaling.restored(found)
         return self._by_block(X, lambda block: scores_of(self.estimator, block, len(self._classes)))
 
     def predict_proba(self, X: Features) -> npt.NDArray[np.float64]:
+        if self.task == REGRESSION:
+            return self.rounded(self.decision_function(X))
         if self.temperature is not None:
             return softmax(self.decision_function(X), self.temperature)
         shares = self._by_block(X, lambda block: np.asarray(self.estimator.predict_proba(block)))
@@ -207,6 +275,14 @@ class SklearnHead(ReportedHead):
             "fitted": {"temperature": self.temperature},
             "report": self._report,
         }
+        if self.task == REGRESSION:
+            levels = None if self.levels is None else self.levels.tolist()
+            description["task"] = self.task
+            description["fitted"] = {
+                "target_mean": self._scaling.mean.tolist(),
+                "target_scale": self._scaling.scale.tolist(),
+                "levels": levels,
+            }
         write_description(folder, json_ready(description))
 
     @classmethod
@@ -225,12 +301,14 @@ class SklearnHead(ReportedHead):
             raise CorruptError(f"{folder / 'head.json'} names an unknown head {name!r}; train again")
         if is_path(name):
             check_trusted(name.removeprefix(PREFIX), path)
-        estimator = read_estimator(path, kind_of(name).estimator_type)
+        estimator = read_estimator(path, kind_of(name).for_task(description.task).estimator_type)
         try:
-            head = cls(name, description.params)
+            head = cls(name, description.params, task=description.task)
             head.estimator = estimator
             fitted: Mapping[str, Any] = description.fitted
-            if fitted["temperature"] is not None:
+            if head.task == REGRESSION:
+                head._take_targets(fitted, len(description.classes))
+            elif fitted["temperature"] is not None:
                 head.temperature = float(fitted["temperature"])
                 check_temperature(head.temperature)
             head._classes = list(description.classes)
@@ -238,6 +316,15 @@ class SklearnHead(ReportedHead):
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptError(f"{folder / 'head.json'} is damaged ({error}); train again") from error
         return head
+
+    def _take_targets(self, fitted: Mapping[str, Any], count: int) -> None:
+        """Take over what only a head of numbers has."""
+        mean, scale = (np.array(fitted[name], dtype=np.float64) for name in ("target_mean", "target_scale"))
+        if not (mean.shape == scale.shape == (count,) and np.isfinite([mean, scale]).all()):
+            raise ValueError(f"{mean.shape} target means and {count} targets")
+        self._scaling = Scaling(mean=mean, scale=scale)
+        if fitted.get("levels") is not None:
+            self.levels = np.array(fitted["levels"], dtype=np.float64).reshape(count, 2)
 
     def _peak_bytes(self, n: int, d: int, counts: npt.NDArray[np.int64]) -> int:
         """Project the peak: the estimator's own, and where it is cross-validated the left-out scores."""
@@ -273,7 +360,7 @@ class SklearnHead(ReportedHead):
         self,
         params: Params,
         values: Values,
-        codes: npt.NDArray[np.int64],
+        codes: npt.NDArray[np.number],
         said: list[str],
     ) -> Any:
         """Return an estimator fitted to rows (n, d); what scikit-learn warned of is added to `said`."""

@@ -43,6 +43,7 @@ class RowArguments(TypedDict, total=False):
     label_column: str | None
     task: str
     target: str | None
+    drop_missing: bool
     shots: int | None
     train_size: int | None
     allow_failed: bool
@@ -75,6 +76,8 @@ class RowOptions:
         What the head learns; with ``auto`` the data set says.
     target : str, optional
         Numeric columns of the data set, with commas between them, of a regression.
+    drop_missing : bool
+        Leave out images without a number in such a column, or with an infinite one, instead of refusing them.
     shots, train_size : int, optional
         Train on a sample of the training rows only: so many rows of each class, or so many in all; see
         `toptune.train.rows.few_shot.draw_training_rows`.
@@ -93,6 +96,7 @@ class RowOptions:
     label_column: str | None = None
     task: str = AUTO_TASK
     target: str | None = None
+    drop_missing: bool = False
     shots: int | None = None
     train_size: int | None = None
     allow_failed: bool = False
@@ -124,7 +128,7 @@ class RowOptions:
         """The columns that say what the head is to learn."""
         from toptune.train.tasks.task import Wanted
 
-        return Wanted(label_column=self.label_column, target=self.target)
+        return Wanted(label_column=self.label_column, target=self.target, drop_missing=self.drop_missing)
 
     def reading(self, relabel: "Relabel | None") -> LabelReading:
         """Return how the labels of a data set are read, for `FeatureStore.features`.

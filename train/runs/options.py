@@ -22,7 +22,7 @@ _RECORDED = (
     "head", "layers", "pooling", "preprocess", "seed", "penalty", "sigma", "kernel", "n_centers", "solver",
     "memory_limit", "cv", "test_fraction", "resplit", "val", "group_by", "label_column", "shots",
     "train_size", "class_weight", "params", "budget", "allow_failed", "device", "exclude", "relabel_with",
-    "keep_together", "task", "target", "threshold",
+    "keep_together", "task", "target", "threshold", "drop_missing", "ordinal",
 )  # fmt: skip
 # How several backbones share one run; the first is the default.
 FUSIONS = LATE, JOIN = ("late", "join")
@@ -201,6 +201,19 @@ def check_task(rows: RowOptions, head: HeadOptions) -> None:
         raise InputError(
             f"--task {REGRESSION} needs --target COLUMN, a numeric column of the data set", option="target"
         )
+    if rows.target is not None and rows.label_column is not None:
+        raise InputError(
+            f"target is {rows.target!r} and label_column {rows.label_column!r}; numbers are targets, "
+            "classes are labels: leave one of them out",
+            option="label_column",
+        )
+    for name, value in (("drop_missing", rows.drop_missing), ("ordinal", head.ordinal)):
+        if value and rows.task != REGRESSION:
+            raise InputError(
+                f"{name} has a meaning for --task {REGRESSION} only, which --target COLUMN asks for; "
+                "leave it out, or name a target",
+                option=name,
+            )
     if head.threshold != HeadOptions.threshold and rows.task not in (AUTO_TASK, MULTILABEL):
         raise InputError(
             f"threshold is {head.threshold!r}, and only --task {MULTILABEL} has thresholds; leave it out",

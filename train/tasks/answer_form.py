@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from toptune.train.tasks.multilabel import joined_labels
 from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL
+from toptune.train.tasks.regression import target_text
 
 Values = npt.NDArray[np.float64]
 
@@ -24,11 +25,14 @@ class AnswerForm:
         Classes, labels or targets, in the order of the columns.
     thresholds : ndarray of float64, shape (n_labels,), or None
         Of several labels: the probability from which each label is taken to apply. None is 0.5 for all.
+    is_ordinal : bool
+        Of numbers: whether they are steps of a scale, to which answers are rounded.
     """
 
     task: str
     names: Sequence[str]
     thresholds: Values | None = None
+    is_ordinal: bool = False
 
     def applies(self, probabilities: Values) -> npt.NDArray[np.bool_]:
         """Tell which labels apply (n, n_labels), by their probabilities."""
@@ -46,7 +50,7 @@ class AnswerForm:
                 joined_labels([self.names[at] for at in np.flatnonzero(row).tolist()])
                 for row in self.applies(values)
             ]
-        return ["|".join(f"{value:.10g}" for value in row) for row in values.tolist()]
+        return [target_text(self.names, row) for row in values.tolist()]
 
     def confidence(self, values: Values) -> Values:
         """Return how sure the answers (n,) are: the probability of the class, or of the least sure label.

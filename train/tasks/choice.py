@@ -5,9 +5,10 @@ from toptune.store.datasets.manifest import Manifest
 from toptune.train.tasks.classification import Classification
 from toptune.train.tasks.multilabel import Multilabel, has_several
 from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, MULTILABEL
+from toptune.train.tasks.regression import Regression
 from toptune.train.tasks.task import Task, Wanted
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Multilabel())}
+TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Multilabel(), Regression())}
 
 
 def task_of(name: str) -> Task:

@@ -24,10 +24,13 @@ class Wanted:
         The option of that name: a column, or several with commas between them.
     target : str, optional
         The option of that name: numeric columns, with commas between them.
+    drop_missing : bool
+        Whether rows without a number in such a column are left out in place of being refused.
     """
 
     label_column: str | None = None
     target: str | None = None
+    drop_missing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -18,6 +18,7 @@ from toptune.train import (
     LayerScaler,
     NearestMeanClassifier,
     NearestNeighborClassifier,
+    NearestNeighborRegressor,
     RidgeRegressor,
     ShrinkageDiscriminantClassifier,
     StreamingLogisticClassifier,
@@ -39,6 +40,7 @@ ESTIMATORS = [
     LayerScaler(),
     FalkonRegressor(n_centers=30),
     RidgeRegressor(),
+    NearestNeighborRegressor(n_neighbors=[1, 3]),
 ]
 
 

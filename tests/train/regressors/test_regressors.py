@@ -8,14 +8,20 @@ from sklearn.base import clone
 from sklearn.datasets import load_diabetes, make_friedman1
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsRegressor
 
 from toptune.errors import InputError
 from toptune.store import ArrayBlocks
-from toptune.train import FalkonRegressor, RidgeRegressor
+from toptune.train import FalkonRegressor, NearestNeighborRegressor, RidgeRegressor
 
 X, y = load_diabetes(return_X_y=True)
 X, y = X[:200], y[:200]
-REGRESSORS = [FalkonRegressor(n_centers=50, random_state=0), RidgeRegressor(random_state=0)]
+NUMBERS = np.column_stack([y, y**2])
+REGRESSORS = [
+    FalkonRegressor(n_centers=50, random_state=0),
+    RidgeRegressor(random_state=0),
+    NearestNeighborRegressor(random_state=0),
+]
 
 
 def test_ridge_is_scikit_learns_at_the_same_penalty() -> None:
@@ -51,7 +57,7 @@ def test_left_out_predictions_are_in_the_unit_of_the_targets(regressor: Any) -> 
     assert left.scores.shape == (len(X), 1)
     error = np.mean((left.scores[:, 0] - y[left.rows]) ** 2)
     # The report's error is of standardized targets.
-    assert error / y.var() == pytest.approx(head.report_.squared_error, rel=1e-4)
+    assert error / y.var() == pytest.approx(head.report_.left_out.squared_error, rel=1e-4)
     assert error > np.mean((head.predict(X) - y) ** 2)
 
 
@@ -85,3 +91,9 @@ def test_blocks_give_what_arrays_give() -> None:
 def test_targets_that_are_no_numbers_are_refused(targets: Any, told: str) -> None:
     with pytest.raises(InputError, match=told):
         RidgeRegressor().fit(X, targets)
+
+
+def test_neighbors_are_scikit_learns() -> None:
+    head = NearestNeighborRegressor(n_neighbors=7, metric="euclidean", random_state=0).fit(X, NUMBERS)
+    other = KNeighborsRegressor(n_neighbors=7).fit(X, NUMBERS)
+    np.testing.assert_allclose(head.predict(X), other.predict(X))
