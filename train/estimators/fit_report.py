@@ -149,7 +149,7 @@ class FitReport:
             accuracy=self.accuracy,
             log_loss=self.log_loss,
             n_rows=self.n_validated,
-            # Of classes and labels the report has the error already, and accuracy is what counts.
+            # Accuracy is what counts where there are classes or labels.
             squared_error=self.squared_error if self.accuracy is None else None,
         )
 

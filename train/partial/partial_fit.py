@@ -25,7 +25,7 @@ class PartialFitBeginsWarning(UserWarning):
 class PartialFit(ABC):
     """What estimators that fit from sums have in common when blocks of rows come one after the other."""
 
-    # Of scikit-learn: the parameters by name.
+    # The parameters by name, by scikit-learn.
     get_params: Callable[..., dict[str, Any]]
     gives_numbers: ClassVar[bool]
     _running: RunningSums | None = None

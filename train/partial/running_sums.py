@@ -88,7 +88,7 @@ class RunningSums:
     n: int = 0
     sums: list[FoldSums] | None = None
     squares: npt.NDArray[np.float64] | None = None
-    # Of the sampled rows: features, numbers, classes, weights and targets, a list of parts each.
+    # Parts of the sampled rows, with what `TrainingRows` say of them.
     _kept: "list[_Part] | None" = None
     # Every so many rows one is sampled.
     _stride: int = 1

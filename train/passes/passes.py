@@ -236,7 +236,7 @@ def predict_left_out(
                             found[at].correct += w @ (mine.argmax(dim=1) == codes[some]).double()
                         elif rows.have_labels:
                             found[at].correct += w @ _share_right(mine, targets)
-                        # Of labels that are unknown, NaN, no score is wrong.
+                        # No score is wrong where a label is unknown, NaN.
                         found[at].squared_error += w @ (targets - mine).square_().nansum(dim=1)
                         found[at].scores[first:last] = mine[local]
         if progress is not None:
