@@ -56,3 +56,23 @@ ANSWERS = together(
         "maximum; by default as the run.",
     ),
 )
+THINGS = together(
+    click.option(
+        "--answer-by",
+        metavar="COLUMN",
+        help="Column of the manifest, or pattern on the id, of the thing that several images show: its "
+        "images stay together in the split and folds, and the run gives one answer a thing.",
+    ),
+    click.option(
+        "--answer-from",
+        type=Choice(WAYS),
+        help="Make the answer of a thing from the mean of log-probabilities (default) or of features, or "
+        "from the maximum.",
+    ),
+    click.option(
+        "--class-tree",
+        metavar="COLUMN|FILE",
+        help="Parents of the classes: a column, several from the labels upwards with commas between them, or "
+        "a file of lines class,parent.",
+    ),
+)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from toptune.commands.options.answers import THINGS
 from toptune.commands.options.common import JSON, SKIP_FAILED, STORE, RunFolder
 from toptune.commands.options.help import Command, examples
 from toptune.commands.options.only_names import filled_models
@@ -89,6 +90,7 @@ VERBOSE = click.option(
 @TASK
 @STORED_SPLIT
 @CLASS_WEIGHT
+@THINGS
 @PARAMS
 @SKIP_FAILED
 @click.option(

@@ -77,6 +77,24 @@ class ClassTree:
         return cls(tuple(classes), kept)
 
     @classmethod
+    def told(cls, text: str, manifest: Manifest, classes: Sequence[str]) -> "ClassTree":
+        """Take parents from columns of a manifest, or from a file where no column has the name.
+
+        Raises
+        ------
+        InputError
+            As of `of`; if there is neither a column nor a file of the name.
+        """
+        if text.split(",")[0].strip() in manifest.extra_names:
+            return cls.of_columns(text, manifest, classes)
+        if Path(text).is_file():
+            return cls.of_file(text, classes)
+        raise _refusal(
+            f"class_tree {text!r} is neither a column that was kept with the images nor a file; "
+            f"{choices(text, manifest.extra_names)}, or {_FORM}"
+        )
+
+    @classmethod
     def of_file(cls, path: str | Path, classes: Sequence[str]) -> "ClassTree":
         """Read a table of classes and parents, or a JSON object; errors are those of `of`."""
         pairs = read_pairs(path, what="the file of parents", form=_FORM, option="class_tree")

@@ -1,13 +1,16 @@
 """`Kept`: what a training leaves in a RUN folder for sets of labels and for novelty."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from toptune.train.answers.class_tree import ClassTree
 from toptune.train.answers.left_out import LeftOut
 from toptune.train.answers.novelty import Novelty
+from toptune.train.answers.things import LOGS
 from toptune.train.numerics.calibration import softmax
 from toptune.train.passes.training_rows import LeftOutScores
 
@@ -25,14 +28,17 @@ class Kept:
         None for a head that left out no rows.
     novelty : Novelty or None
         None of a run of several heads, whose heads have one each.
+    tree : ClassTree or None
+        None of a run without a tree of its classes.
     """
 
     left_out: LeftOut | None = None
     novelty: Novelty | None = None
+    tree: ClassTree | None = None
 
     def write(self, folder: Path) -> None:
         """Write the files of what there is."""
-        for each in (self.left_out, self.novelty):
+        for each in (self.left_out, self.novelty, self.tree):
             if each is not None:
                 each.write(folder)
 
@@ -55,12 +61,19 @@ class Kept:
         """
         return Kept(
             left_out=self.left_out and self.left_out.changed(labeled),
+            tree=self.tree,
             novelty=self.novelty and self.novelty.changed(pictured),
         )
 
 
 def kept_scores(
-    scores: LeftOutScores | None, temperature: float | None, *, codes: Rows, rows: Rows
+    scores: LeftOutScores | None,
+    temperature: float | None,
+    *,
+    codes: Rows,
+    rows: Rows,
+    things: Sequence[str] | None = None,
+    way: str = LOGS,
 ) -> LeftOut | None:
     """Return the left-out probabilities that follow from left-out scores.
 
@@ -73,8 +86,16 @@ def kept_scores(
         Class of each training row.
     rows : ndarray of int64, shape (n,)
         Row of the manifest of each training row.
+    things : sequence of str, length n, optional
+        The thing that each training row shows.
+    way : str
+        How the rows of a thing become one answer.
     """
     if scores is None or temperature is None:
         return None
     probabilities = softmax(scores.scores.astype(np.float64), temperature)
-    return LeftOut.of(rows[scores.rows], codes[scores.rows], probabilities)
+    found = LeftOut.of(rows[scores.rows], codes[scores.rows], probabilities)
+    if things is None:
+        return found
+    of_rows = [things[row] for row in scores.rows.tolist()]
+    return found.with_things(of_rows, codes[scores.rows], probabilities, way=way)

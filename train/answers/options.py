@@ -6,9 +6,9 @@ from typing import TypedDict
 
 from toptune.errors import InputError
 from toptune.options import check_choice
+from toptune.train.rows.options import ANSWERS_FROM
 
-# How images of one thing become one answer; the first is the default.
-WAYS = ("log-probabilities", "features", "maximum")
+WAYS = ANSWERS_FROM
 
 
 class AnswerArguments(TypedDict, total=False):

@@ -7,10 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from toptune.errors import InputError
 from toptune.options import check_choice
-from toptune.text import counted
 from toptune.train.answers.options import WAYS
+from toptune.train.rows.groups import labels_of_things
 
 Values = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -95,17 +94,6 @@ class Things:
         InputError
             For things whose images carry different labels.
         """
-        found: dict[int, str] = {}
-        strange: dict[int, str] = {}
-        for code, label in zip(self.codes.tolist(), labels, strict=True):
-            if found.setdefault(code, label) != label:
-                strange.setdefault(code, label)
-        if strange:
-            first = next(iter(strange))
-            raise InputError(
-                f"{counted(len(strange), 'thing')} of {len(self.names)} by {by!r} with images of different "
-                f"labels, for instance {self.names[first]!r} with {found[first]!r} and {strange[first]!r}; "
-                "correct the labels (or take the images out with --exclude), or answer by another column",
-                option="answer_by",
-            )
-        return [found[code] for code in range(len(self.names))]
+        keys = [self.names[code] for code in self.codes.tolist()]
+        found = labels_of_things(keys, labels, by=by)
+        return [found[name] for name in self.names]

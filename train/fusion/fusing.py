@@ -18,6 +18,7 @@ from toptune.store.files.json_values import json_ready
 from toptune.store.files.names import plain_model_name
 from toptune.store.files.provenance import provenance
 from toptune.text import counted
+from toptune.train.answers.class_tree import ClassTree
 from toptune.train.answers.left_out import LeftOut
 from toptune.train.fusion.fused_run import MEMBERS, FusedRun, noun_of
 from toptune.train.fusion.pool import Pool
@@ -87,11 +88,14 @@ class Training:
     codes: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float64]
     folds: npt.NDArray[np.int64]
+    things: Sequence[str] | None = None
+    answers_from: str = ""
 
     @classmethod
     def of(cls, rows: ChosenRows, *, class_weight: str | None) -> "Training":
         """Take them from the rows that were chosen."""
-        return cls.labeled(rows.train_labels, rows.folds.numbers, class_weight=class_weight)
+        found = cls.labeled(rows.train_labels, rows.folds.numbers, class_weight=class_weight)
+        return replace(found, things=rows.train_things, answers_from=rows.options.answers_from)
 
     @classmethod
     def labeled(
@@ -161,6 +165,9 @@ def fused_run(
     scores = members[0].left_out
     assert scores is not None, "members without left-out scores are refused above"
     said = LeftOut.of(run.train_rows[scores.rows], left.codes, probabilities)
+    if training.things is not None:
+        things = [training.things[row] for row in scores.rows.tolist()]
+        said = said.with_things(things, left.codes, probabilities, way=training.answers_from)
     return run, kept, said
 
 
@@ -245,6 +252,10 @@ def write_fused(
         write_account(run, folder, manifest, of_run, what=what, table=table, folds=folds, forgotten=forgotten)
         if said is not None:
             said.write(folder)
+        # All heads have the same classes, and a tree of these.
+        tree = ClassTree.read(folder / run.fusion.members[0].folder, run.classes, advice="train again")
+        if tree is not None:
+            tree.write(folder)
     n_bytes = sum(member.feature_bytes for member in members)
     return replace(run, members=tuple(whole), size_note=size_note(run.folder, n_bytes))
 

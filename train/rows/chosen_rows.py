@@ -13,7 +13,7 @@ from toptune.text import counted, named
 from toptune.train.rows.copies import Digests, note_copies
 from toptune.train.rows.few_shot import draw_training_rows
 from toptune.train.rows.folds import Folds, draw_folds, draw_strata_folds
-from toptune.train.rows.groups import row_keys
+from toptune.train.rows.groups import check_things, group_keys, row_keys
 from toptune.train.rows.options import RowOptions
 from toptune.train.rows.splits import NAMED, Split, advice_on_several_labels, split_manifest
 from toptune.train.tasks.choice import task_of
@@ -82,6 +82,14 @@ class ChosenRows:
         """Key of each training row; rows of equal keys share a fold."""
         return [self.groups[row] for row in self.split.train]
 
+    @property
+    def train_things(self) -> list[str] | None:
+        """The thing that each training row shows; None where rows are answered one by one."""
+        if self.options.answer_by is None:
+            return None
+        keys = group_keys(self.manifest, self.options.answer_by, option="answer_by")
+        return [keys[row] for row in self.split.train.tolist()]
+
     def check_tested(self) -> "ChosenRows":
         """Return these rows if every class that tests has training rows too.
 
@@ -113,9 +121,9 @@ class ChosenRows:
                 f"not used: {counted(split.n_unused, 'labeled image')} in no split that was asked for [TT303]"
             )
         notes += self._unused_options()
-        if self.options.group_by is not None:
+        if (grouped_by := self.options.grouped_by) is not None:
             train, test = ({self.groups[row] for row in rows} for rows in (split.train, split.test))
-            notes.append(f"groups by {self.options.group_by!r}: {len(train)} train, {len(test)} test [TT305]")
+            notes.append(f"groups by {grouped_by!r}: {len(train)} train, {len(test)} test [TT305]")
         if self.task.name == CLASSIFICATION:
             numbers = note_numbers(list(self.classes))
             return [*notes, *([f"{numbers} [TT306]"] if numbers else [])]
@@ -207,12 +215,20 @@ def choose_rows(
         classes with rows in more than one fold.
     """
     decisions = options.decisions.check(manifest)
+    if options.answer_by is not None:
+        check_things(
+            manifest,
+            options.answer_by,
+            group_by=options.group_by,
+            task=options.task,
+            excluded=decisions.excluded,
+        )
     split = split_manifest(
         manifest,
         seed=options.seed,
         test_fraction=options.test_fraction,
         val=options.val,
-        group_by=options.group_by,
+        group_by=options.grouped_by,
         resplit=options.resplit,
         decisions=decisions,
         task=options.task,
@@ -228,7 +244,7 @@ def choose_rows(
         split, manifest, shots=options.shots, train_size=options.train_size, seed=options.seed,
         task=options.task,
     )  # fmt: skip
-    keys = row_keys(manifest, group_by=options.group_by, together=decisions.groups)
+    keys = row_keys(manifest, group_by=options.grouped_by, together=decisions.groups)
     groups = manifest.ids if keys is None else keys
     # Folds are dealt out before any feature is read, so that too few rows of the classes are refused at once.
     classes, folds = _dealt(manifest, split, groups, cv=cv, task=task_of(options.task))

@@ -1,7 +1,7 @@
 """Groups of rows that stay on one side of a split and in one fold: by a column, by a pattern, by copies."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from toptune.errors import InputError
 from toptune.options import choices
 from toptune.store.datasets.manifest import Manifest
 from toptune.text import counted
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
 
 Rows = npt.NDArray[np.int64]
 
@@ -112,6 +113,79 @@ def group_keys(manifest: Manifest, group_by: str, *, option: str = "group_by") -
             option=option,
         )
     return [str(key) for key in keys]
+
+
+def check_things(
+    manifest: Manifest,
+    answer_by: str,
+    *,
+    group_by: str | None,
+    task: str,
+    excluded: Collection[str] = (),
+) -> None:
+    """Refuse things that no single answer can be given for.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    answer_by : str
+        Column, or pattern on the id, of the thing that each row shows.
+    group_by : str, optional
+        As of `group_keys`, where rows are kept together by larger groups than things.
+    task : str
+        Name of the task.
+    excluded : collection of str
+        Ids of images that are left out.
+
+    Raises
+    ------
+    InputError
+        As of `group_keys`; if images of one thing carry different labels, or are of different groups.
+    """
+    keys = group_keys(manifest, answer_by, option="answer_by")
+    known = zip(manifest.labels, manifest.ids, strict=True)
+    rows = [row for row, (label, image) in enumerate(known) if label is not None and image not in excluded]
+    things = [keys[row] for row in rows]
+    labels_of_things(things, [str(manifest.labels[row]) for row in rows], by=answer_by, task=task)
+    if group_by is None:
+        return
+    groups = group_keys(manifest, group_by)
+    of_thing: dict[str, str] = {}
+    for thing, row in zip(things, rows, strict=True):
+        if of_thing.setdefault(thing, groups[row]) != groups[row]:
+            raise InputError(
+                f"thing {thing!r} by answer_by {answer_by!r} has images in the groups {of_thing[thing]!r} "
+                f"and {groups[row]!r} by group_by {group_by!r}; group by what holds whole things, or leave "
+                "--group-by out, because things stay together by themselves",
+                option="group_by",
+            )
+
+
+def labels_of_things(
+    things: Sequence[str], labels: Sequence[str], *, by: str, task: str = CLASSIFICATION
+) -> dict[str, str]:
+    """Return the label of each thing, of rows with the names of their things and their labels (n,).
+
+    Raises
+    ------
+    InputError
+        For things whose images carry different labels.
+    """
+    found: dict[str, str] = {}
+    strange: dict[str, str] = {}
+    for thing, label in zip(things, labels, strict=True):
+        if found.setdefault(thing, label) != label:
+            strange.setdefault(thing, label)
+    if strange:
+        first = next(iter(strange))
+        what = "labels" if task in (CLASSIFICATION, AUTO_TASK) else "targets"
+        raise InputError(
+            f"{counted(len(strange), 'thing')} of {len(found)} by {by!r} with images of different {what}, "
+            f"for instance {first!r} with {found[first]!r} and {strange[first]!r}; correct the {what}, "
+            "take images out with --exclude, or answer by another column",
+            option="answer_by",
+        )
+    return found
 
 
 def _refuse_missing(values: Sequence[str | None], manifest: Manifest, group_by: str, option: str) -> None:

@@ -21,6 +21,8 @@ Relabel: TypeAlias = "Callable[[Manifest], Manifest]"
 MOST_SEED = 2**32 - 1
 MOST_SEEDS = 10_000
 VAL = ("train", "test", "drop")
+# How the images of one thing become one answer; the first is the default.
+ANSWERS_FROM = ("log-probabilities", "features", "maximum")
 # The options that name files of decisions.
 OF_DECISIONS = ("exclude", "relabel_with", "keep_together")
 
@@ -50,6 +52,8 @@ class RowArguments(TypedDict, total=False):
     exclude: str | None
     relabel_with: str | None
     keep_together: str | None
+    answer_by: str | None
+    answer_from: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +90,11 @@ class RowOptions:
     exclude, relabel_with, keep_together : path, optional
         Files of decisions: images that are left out, images that have another label, and groups of copies
         that stay on one side of the split and in one fold; see `Decisions.read`.
+    answer_by : str, optional
+        Column, or pattern on the id, of the thing that several images show; the run gives one answer a thing.
+        Images of a thing stay together as those of a group do.
+    answer_from : {"log-probabilities", "features", "maximum"}, optional
+        How the images of a thing become one answer; by default the first.
     """
 
     seed: int = 0
@@ -103,6 +112,8 @@ class RowOptions:
     exclude: str | None = None
     relabel_with: str | None = None
     keep_together: str | None = None
+    answer_by: str | None = None
+    answer_from: str | None = None
 
     def __post_init__(self) -> None:
         for name in OF_DECISIONS:
@@ -111,6 +122,14 @@ class RowOptions:
                 object.__setattr__(self, name, os.fspath(path))
         check_choice(self.val, VAL, option="val")
         check_choice(self.task, TASK_NAMES, option="task")
+        if self.answer_from is not None:
+            check_choice(self.answer_from, ANSWERS_FROM, option="answer_from")
+            if self.answer_by is None:
+                raise InputError(
+                    f"answer_from is {self.answer_from!r} without answer_by; give the column of the things "
+                    "with --answer-by, or leave --answer-from out",
+                    option="answer_from",
+                )
         if self.task == AUTO_TASK and self.target is not None:
             object.__setattr__(self, "task", REGRESSION)
         elif self.task == AUTO_TASK and self.label_column is not None and "," in self.label_column:
@@ -122,6 +141,16 @@ class RowOptions:
             raise InputError(f"shots is {self.shots} and train_size {self.train_size}; give one of them")
         if self.shots is not None and self.shots < 1:
             raise InputError(f"shots is {self.shots}; give at least 1 image of each class")
+
+    @property
+    def grouped_by(self) -> str | None:
+        """Column or pattern whose groups stay on one side of the split and in one fold."""
+        return self.answer_by if self.group_by is None else self.group_by
+
+    @property
+    def answers_from(self) -> str:
+        """How the images of a thing become one answer."""
+        return self.answer_from or ANSWERS_FROM[0]
 
     @property
     def wanted(self) -> "Wanted":

@@ -289,7 +289,8 @@ def _refuse_shared(groups: list[str], split: Split, manifest: Manifest, *, group
     if group_by is not None:
         raise InputError(
             f"{counted(len(shared), 'group')} with rows in both training and test split of the manifest: "
-            f"{named(sorted(shared))}; correct the manifest's split or leave group_by out"
+            f"{named(sorted(shared))}; correct the manifest's split, draw another one (--resplit), or "
+            "leave --group-by and --answer-by out"
         )
     crossing = [manifest.ids[row] for row in split.train.tolist() if groups[row] in shared]
     raise InputError(

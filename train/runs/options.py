@@ -22,7 +22,8 @@ _RECORDED = (
     "head", "layers", "pooling", "preprocess", "seed", "penalty", "sigma", "kernel", "n_centers", "solver",
     "memory_limit", "cv", "test_fraction", "resplit", "val", "group_by", "label_column", "shots",
     "train_size", "class_weight", "params", "budget", "allow_failed", "device", "exclude", "relabel_with",
-    "keep_together", "task", "target", "threshold", "drop_missing", "ordinal",
+    "keep_together", "task", "target", "threshold", "drop_missing", "ordinal", "answer_by", "answer_from",
+    "class_tree",
 )  # fmt: skip
 # How several backbones share one run; the first is the default.
 FUSIONS = LATE, JOIN = ("late", "join")
@@ -40,6 +41,7 @@ class TrainArguments(RowArguments, HeadArguments, LimitArguments, total=False):
     pooling: str | None
     preprocess: str | None
     keep_sums: bool
+    class_tree: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,9 @@ class TrainOptions:
         Write the sums of heads ``falkon`` (direct solver) and ``ridge`` beside the head, so that
         `toptune.train.update_run` can add and forget images. The sums take about ``4 (folds + 1) M^2`` bytes
         for M centers.
+    class_tree : str, optional
+        Column of the data set, or several with commas between them, or file, that names the parent of each
+        class; see `toptune.train.answers.class_tree.ClassTree`.
 
     Raises
     ------
@@ -89,6 +94,7 @@ class TrainOptions:
     pooling: str | None = None
     preprocess: str | None = None
     keep_sums: bool = True
+    class_tree: str | None = None
 
     def __post_init__(self) -> None:
         # Parsing refuses a misspelled step before any feature is read.

@@ -148,7 +148,7 @@ class Run:
 
     def keys(self, manifest: Manifest) -> list[str] | None:
         """Return the key of each row of a manifest, by which rows stay together; None without groups."""
-        return row_keys(manifest, group_by=self.row_options.group_by, together=self.decisions.groups)
+        return row_keys(manifest, group_by=self.row_options.grouped_by, together=self.decisions.groups)
 
     @property
     def trials(self) -> list[dict[str, object]]:

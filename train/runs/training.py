@@ -49,6 +49,7 @@ from toptune.train.runs.writing import check_out, new_run_folder, size_note, wri
 from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
 
 if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that is refused does not need
+    from toptune.train.answers.class_tree import ClassTree
     from toptune.train.answers.kept import Kept
     from toptune.train.heads.heads import Head
     from toptune.train.heads.trials import Trials
@@ -339,6 +340,8 @@ def fit_prepared(
     blocks = PreprocessedBlocks(
         features.blocks(prepared.names, rows.split.train), preprocessing, prepared.names
     )
+    # A tree that is none is refused before the fit, which takes the longest.
+    tree = _tree(options, rows)
     trials, head = None, prepared.head
     if head is None:
         trials = _try_heads(blocks, rows, options)
@@ -375,13 +378,20 @@ def fit_prepared(
             decisions=decisions,
         )
     )
-    kept = _kept(run, features, rows, left_out)
+    kept = _kept(run, features, rows, left_out, tree=tree)
     return Fitted(
         run=run, left_out=left_out, kept=kept, prepared=prepared, seconds=time.perf_counter() - clock
     )
 
 
-def _kept(run: Run, features: StoredFeatures, rows: ChosenRows, left_out: "LeftOutScores | None") -> "Kept":
+def _kept(
+    run: Run,
+    features: StoredFeatures,
+    rows: ChosenRows,
+    left_out: "LeftOutScores | None",
+    *,
+    tree: "ClassTree | None",
+) -> "Kept":
     """Return what sets of labels and novelty need of a training."""
     from toptune.train.answers.kept import Kept, kept_scores
     from toptune.train.answers.novelty import Novelty
@@ -392,8 +402,24 @@ def _kept(run: Run, features: StoredFeatures, rows: ChosenRows, left_out: "LeftO
     said = None
     if run.form.task == CLASSIFICATION:
         codes = codes_of(rows.train_labels, run.classes)
-        said = kept_scores(left_out, run.head.temperature, codes=codes, rows=train)
-    return Kept(left_out=said, novelty=Novelty.of(seen, train, seed=rows.options.seed))
+        said = kept_scores(
+            left_out,
+            run.head.temperature,
+            codes=codes,
+            rows=train,
+            things=rows.train_things,
+            way=rows.options.answers_from,
+        )
+    return Kept(left_out=said, tree=tree, novelty=Novelty.of(seen, train, seed=rows.options.seed))
+
+
+def _tree(options: TrainOptions, rows: ChosenRows) -> "ClassTree | None":
+    """Return the tree of the classes that a column or a file names."""
+    from toptune.train.answers.class_tree import ClassTree
+
+    if options.class_tree is None:
+        return None
+    return ClassTree.told(options.class_tree, rows.manifest, list(rows.classes))
 
 
 def folds_of_rows(rows: ChosenRows) -> FoldsRecord | None:

@@ -213,7 +213,7 @@ def _sides(run: Run, new: Manifest, fresh: Rows, kept: dict[str, Rows]) -> tuple
     if run.record.split.rule.startswith(NAMED):
         # The manifest named the sides of the old images and names those of the new ones.
         split = split_manifest(
-            new, val=options.val, group_by=options.group_by, seed=options.seed, decisions=run.decisions
+            new, val=options.val, group_by=options.grouped_by, seed=options.seed, decisions=run.decisions
         )
         return np.intersect1d(split.train, fresh), np.intersect1d(split.test, fresh)
     keys, old_sides = run.keys(new), kept

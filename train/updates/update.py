@@ -20,7 +20,7 @@ from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.store.files.provenance import provenance
 from toptune.store.joined.joined_features import members_of
-from toptune.text import counted
+from toptune.text import counted, named
 from toptune.train.heads.kinds import why_small
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.chosen_rows import note_untested, rows_digest
@@ -36,6 +36,7 @@ from toptune.train.updates.difference import Difference, find_difference, forgot
 from toptune.train.updates.fold_change import FoldChange, find_fold_change
 
 if TYPE_CHECKING:  # these import torch and scikit-learn, which an update that is refused does not need
+    from toptune.train.answers.class_tree import ClassTree
     from toptune.train.answers.kept import Kept
     from toptune.train.heads.native_heads import OwnHead
     from toptune.train.solvers.saved_sums import SavedSums
@@ -262,7 +263,7 @@ def change_run(
     )
     return Updated(
         run=new,
-        kept=_kept(old, difference),
+        kept=_kept(old, difference, updated.classes),
         labeled=difference.labeled,
         after=after,
         folds=folds.folds,
@@ -271,12 +272,34 @@ def change_run(
     )
 
 
-def _kept(old: Run, difference: Difference) -> "Kept":
+def _kept(old: Run, difference: Difference, classes: Sequence[str]) -> "Kept":
     """Return what stays of what sets of labels and novelty need; older runs have nothing."""
     from toptune.train.answers.kept import Kept
 
     kept = Kept.read(old.folder, n_columns=old.preprocessing.n_outputs)
+    kept = replace(kept, tree=_tree(old, classes))
     return kept.changed(difference.labeled, np.where(difference.is_spent, -1, difference.now))
+
+
+def _tree(old: Run, classes: Sequence[str]) -> "ClassTree | None":
+    """Return the tree of the classes that are there now.
+
+    Raises
+    ------
+    InputError
+        If a new class has no parent in the tree of the run, which an update does not change.
+    """
+    from toptune.train.answers.class_tree import ClassTree
+
+    tree = ClassTree.read(old.folder, old.classes, advice="train again")
+    if tree is None:
+        return None
+    if new := sorted(set(classes) - tree.parents.keys()):
+        raise InputError(
+            f"the update brings {counted(len(new), 'class')} that the tree of run {old.folder} does not "
+            f"have: {named(new)}; train again with --class-tree, which names their parents"
+        )
+    return ClassTree.of(tree.parents, classes, where=str(old.folder))
 
 
 def _decided_again(old: Run, manifest: Manifest) -> list[str]:

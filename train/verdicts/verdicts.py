@@ -221,6 +221,11 @@ class Verdicts:
         return found
 
 
+def is_measured(record: RunRecord, folder: Path, options: AnswerOptions) -> bool:
+    """Tell whether more is measured than labels: what was asked, and things or a tree of the run."""
+    return options.is_asked or bool(record.options.get("answer_by")) or (folder / CLASS_TREE).is_file()
+
+
 def train_command(record: RunRecord) -> str:
     """Return the command that trains a run like this one anew, but for the options that `run.json` lists."""
     words = ["toptune", "train", "--store", str(record.store), "--dataset", record.dataset]

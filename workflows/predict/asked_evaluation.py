@@ -26,7 +26,7 @@ from toptune.train.runs.evaluation import any_rows
 from toptune.train.verdicts.detection import MOST_TRAINING_ROWS, Side, detection_figures
 from toptune.train.verdicts.figures import Measured
 from toptune.train.verdicts.nearness import novelty_of, novelty_of_rows
-from toptune.train.verdicts.verdicts import Verdicts
+from toptune.train.verdicts.verdicts import Verdicts, is_measured
 from toptune.workflows.predict.answering import Asked
 from toptune.workflows.predict.predictions import Answers
 from toptune.workflows.predict.windows import Network
@@ -164,7 +164,7 @@ class Seen:
     @classmethod
     def of(cls, network: Network, options: AnswerOptions, manifest: Manifest, rows: Sequence[int]) -> "Seen":
         """Read what the answers need of the run; `rows` are those of the manifest that are scored."""
-        if not options.is_asked and not network.record.record.options.get("answer_by"):
+        if not is_measured(network.record.record, network.record.folder, options):
             return cls(network=network)
         asked = Asked.of(network, options)
         _tell(asked.verdicts)

@@ -22,6 +22,7 @@ from toptune.train.runs.metrics import Answers, ClassTables, codes_of, figures_o
 from toptune.train.runs.record import ROWS, RunRecord
 from toptune.train.runs.run import read_table
 from toptune.train.runs.writing import check_out, new_run_folder, write_metrics
+from toptune.train.verdicts.verdicts import is_measured
 from toptune.workflows.predict.asked_evaluation import Seen, Where, score_asked
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.described import describe_asked
@@ -153,8 +154,9 @@ def evaluate(
     meter = CostMeter()
     options = options_of(EvaluateOptions, arguments, call="evaluate")
     out = None if options.out is None else check_out(options.out)
-    asks = options.answers.is_asked or options.ood is not None
-    if options.data is None and (asks or RunRecord.of_folder(Path(run)).options.get("answer_by")):
+    folder = Path(run)
+    asks = options.ood is not None or is_measured(RunRecord.of_folder(folder), folder, options.answers)
+    if options.data is None and asks:
         where = Where(store=options.store, dataset=options.dataset, split=options.split, ood=options.ood)
         metrics, tables = score_asked(run, where, options.answers)
     elif options.data is None:
