@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Unpack
@@ -21,8 +21,9 @@ from toptune.machine.memory import MemoryLimits, bytes_of, left_bytes, left_for_
 from toptune.options import options_of
 from toptune.store.arrays.stored_layers import choose_arrays, usual_layer
 from toptune.store.features.blocks import Blocks
+from toptune.store.features.feature_cache import FeatureCache
 from toptune.store.features.feature_store import FeatureStore
-from toptune.store.features.feature_view import StoredFeatures
+from toptune.store.features.feature_view import FeatureView
 from toptune.text import counted
 from toptune.train.estimators.falkon import FalkonClassifier
 from toptune.train.heads.kinds import default_preprocessing
@@ -172,26 +173,8 @@ def inspect(
         with look.phases("images", line="measuring images"):
             findings += look.measure(source, places)
     coordinates = look.find_coordinates()
-    result = Inspection(
-        out=str(out),
-        dataset=dataset,
-        dataset_version=features.dataset_version,
-        model=features.model,
-        layers=tuple(look.arrays),
-        n_images=features.n_rows,
-        classes=dict(sorted(Counter(each for each in features.manifest.labels if each is not None).items())),
-        findings=tuple(in_order(findings)),
-        groups=tuple(groups),
-        confused=tuple(confused),
-        thresholds=look.thresholds,
-        notes=tuple(look.notes),
-        not_checked=dict(look.not_checked),
-        options=options.to_dict(),
-        plan=look.plan,
-        costs=look.phases.costs(),
-        has_map=coordinates is not None,
-        has_images=source is not None,
-    )
+    result = look.inspection(str(out), findings, groups, confused)
+    result = replace(result, has_map=coordinates is not None, has_images=source is not None)
     with new_run_folder(path) as folder:
         album = look.album(coordinates, source)
         with look.phases("page"):
@@ -207,7 +190,7 @@ def inspect(
 class _Look:
     """One call of `inspect`, and what its steps share."""
 
-    features: StoredFeatures
+    features: FeatureCache | FeatureView
     options: InspectOptions
     phases: Phases
     progress: Progress
@@ -233,6 +216,36 @@ class _Look:
         )
         self.failed = dict(self.features.failed_rows(self.arrays))
         self.used: Rows = np.setdiff1d(np.arange(manifest.n_rows), sorted(self.failed))
+
+    def inspection(
+        self,
+        out: str,
+        findings: Sequence[Finding],
+        groups: Sequence[ImageGroup],
+        confused: Sequence[Confusion],
+    ) -> Inspection:
+        """Return what was found, with all that explains it."""
+        features = self.features
+        return Inspection(
+            out=out,
+            dataset=features.dataset,
+            dataset_version=features.dataset_version,
+            model=features.model,
+            layers=tuple(self.arrays),
+            n_images=features.n_rows,
+            classes=dict(
+                sorted(Counter(each for each in features.manifest.labels if each is not None).items())
+            ),
+            findings=tuple(in_order(findings)),
+            groups=tuple(groups),
+            confused=tuple(confused),
+            thresholds=self.thresholds,
+            notes=tuple(self.notes),
+            not_checked=dict(self.not_checked),
+            options=self.options.to_dict(),
+            plan=self.plan,
+            costs=self.phases.costs(),
+        )
 
     def skip(self, kind: str, why: str) -> None:
         """Note that nothing is known of findings of a kind."""
