@@ -43,8 +43,9 @@ from toptune.machine.devices import AUTO
     required=True,
     metavar="NAME",
     help="Backbone as timm names it: arch.tag, hf-hub:..., local-dir:FOLDER; or a network of another "
-    "library: torchvision:NAME, transformers:NAME, open_clip:ARCH/TAG. The option may be given several "
-    "times, for models that share what is read; @FILE has one model a line.",
+    "library: torchvision:NAME, transformers:NAME, open_clip:ARCH/TAG; or code that makes one and is run: "
+    "torchhub:FOLDER/ENTRY, custom:package.module:function. The option may be given several times, for "
+    "models that share what is read; @FILE has one model a line.",
 )
 @STORE
 @click.option("--dataset", help="Name of DATA in the store; by default the name of its folder.")

@@ -368,7 +368,7 @@ def list_taps(
     if isinstance(model, Backbone):
         return model.taps
     # A network of one's own has no untrained weights.
-    is_pretrained = weights is not None or str(model).startswith("custom:")
+    is_pretrained = weights is not None or str(model).startswith(("custom:", "torchhub:"))
     return load_backbone(
         model, weights=weights, img_size=img_size, model_kwargs=model_kwargs, pretrained=is_pretrained
     ).taps

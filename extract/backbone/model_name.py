@@ -8,6 +8,7 @@ from typing import Literal
 
 from toptune.errors import InputError
 from toptune.extract.backbone.libraries.custom import Custom
+from toptune.extract.backbone.libraries.named_code import check_hub_folder
 from toptune.store.files.folder_kinds import what_is
 from toptune.store.files.names import is_path, is_too_long, plain_model_name
 
@@ -21,9 +22,10 @@ ModelSource = Literal[
     "transformers",
     "open_clip",
     "custom",
+    "torchhub",
 ]
 # Libraries beside timm, whose name stands before a colon.
-LIBRARIES: tuple[ModelSource, ...] = ("torchvision", "transformers", "open_clip", "custom")
+LIBRARIES: tuple[ModelSource, ...] = ("torchvision", "transformers", "open_clip", "custom", "torchhub")
 _PREFIXES: dict[str, ModelSource] = {
     **{name: name for name in LIBRARIES},
     "hf-hub": "hf-hub",
@@ -94,6 +96,8 @@ def parse_model_name(name: str | Custom) -> ModelName:
         return _of_folder(rest)
     if source in ("transformers", "open_clip"):
         rest = _folder_or_name(rest)
+    if source == "torchhub":
+        rest = check_hub_folder(rest)
     return ModelName(f"{source}:{rest}", source, rest)
 
 

@@ -90,7 +90,7 @@ def _model_signature(name: ModelName, *, has_weights: bool) -> object | None:
         return "registry" if inner.source == "registry" else _model_signature(inner, has_weights=False)
     if name.source == "torchvision":
         return ["torchvision", version("torchvision")]
-    if name.source == "custom":
+    if name.source in ("custom", "torchhub"):
         return None
     if name.source == "open_clip" and not Path(name.identifier).is_absolute():
         # The weights of a tag lie in a repository that only open_clip knows.

@@ -22,7 +22,9 @@ FILE_SUFFIXES = frozenset((
 # Part 1 has the data set's own name, so numbers begin at 2 in practice; a leading zero would give one part
 # two names.
 _PART = re.compile(r"(?P<base>.+)~(?P<number>[1-9][0-9]*)")
-_SOURCE = re.compile(r"(local-dir|hf-hub|hf_hub|torchvision|transformers|open_clip|custom):", re.IGNORECASE)
+_SOURCE = re.compile(
+    r"(local-dir|hf-hub|hf_hub|torchvision|transformers|open_clip|custom|torchhub):", re.IGNORECASE
+)
 # Names of weights stand behind a slash in names of these libraries.
 _WITH_WEIGHTS = frozenset(("torchvision", "open_clip"))
 
@@ -187,7 +189,8 @@ def plain_model_name(model: str) -> str:
 
     ``local-dir:/x/y``, the path ``x/y`` and ``hf-hub:org/y@revision`` become ``y``; timm's ``arch.tag``
     stays, and so does ``random:`` before any of these. A network of another library keeps the library's name:
-    ``torchvision:resnet18/W`` becomes ``torchvision-resnet18.W``, ``transformers:org/y`` ``transformers-y``.
+    ``torchvision:resnet18/W`` becomes ``torchvision-resnet18.W``, ``transformers:org/y`` ``transformers-y``,
+    ``torchhub:/x/y/entry`` ``torchhub-y.entry``.
 
     Raises
     ------
@@ -209,6 +212,11 @@ def plain_model_name(model: str) -> str:
             name = f"{library}-{rest.replace('/', '.')}"
         elif library == "local-dir":
             name = Path(os.path.abspath(rest)).name  # noqa: PTH100  (does not follow links, so the given name stays)
+        elif library == "torchhub":
+            # The folder of the code and its entry; a function to import keeps its whole path.
+            name = f"{library}-{'.'.join(rest.rsplit('/', 2)[-2:])}"
+        elif library == "custom":
+            name = f"{library}-{rest.replace(':', '.')}"
         elif library not in ("hf-hub", "hf_hub") and is_folder:
             name = f"{library}-{Path(os.path.abspath(rest)).name}"  # noqa: PTH100
         else:

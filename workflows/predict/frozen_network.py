@@ -10,6 +10,7 @@ import torch
 
 from toptune.errors import InputError, WeightsError
 from toptune.extract.backbone.backbone import Backbone, load_backbone
+from toptune.extract.backbone.libraries.named_code import refuse_unnamed_code
 from toptune.extract.backbone.spec import BackboneRecord
 from toptune.extract.backbone.taps import TapArray
 from toptune.extract.images.source import ImageBytes
@@ -330,6 +331,8 @@ def loaded_backbone(
     spec["decode"] = ROUTE_NAMES.get(recipe.decode, spec.get("decode", "exact"))
     if model is not None:
         spec["name"] = model
+    else:
+        refuse_unnamed_code(spec["name"], where=str(folder))
     if weights is not None:
         spec["weights"] = weights
     # Where there are several backbones, a place is given with the name of its backbone.

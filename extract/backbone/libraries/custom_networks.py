@@ -1,4 +1,4 @@
-"""``custom:NAME``: a network of the caller's own, known by its class, structure and weights."""
+"""``custom:NAME``, ``custom:PATH:FUNCTION`` and ``torchhub:``: networks known by class and weights."""
 
 import copy
 import hashlib
@@ -12,6 +12,7 @@ from torchvision import transforms
 
 from toptune.errors import InputError
 from toptune.extract.backbone.libraries.built_network import BuiltNetwork
+from toptune.extract.backbone.libraries.code_networks import from_hub_folder, imported
 from toptune.extract.backbone.libraries.custom import made
 from toptune.extract.backbone.libraries.data_config import data_config, interpolation_name
 
@@ -23,25 +24,46 @@ _FORM = "give Compose([Resize(...), CenterCrop(...), ToTensor(), Normalize(...)]
 def build(
     identifier: str, *, state: Mapping[str, torch.Tensor] | None, is_random: bool, kwargs: dict[str, Any]
 ) -> BuiltNetwork:
-    """Copy a network that was made in this process, after a look at its state."""
+    """Copy a network that was made in this process, or make one by a function, after a look at its state."""
+    given = (
+        imported(identifier) if ":" in identifier else (made(identifier).module, made(identifier).transform)
+    )
+    return _built(given, f"custom:{identifier}", state=state, is_random=is_random, kwargs=kwargs)
+
+
+def build_of_hub(
+    identifier: str, *, state: Mapping[str, torch.Tensor] | None, is_random: bool, kwargs: dict[str, Any]
+) -> BuiltNetwork:
+    """Make a network by the entry of a folder's ``hubconf.py``."""
+    given = from_hub_folder(identifier)
+    return _built(given, f"torchhub:{identifier}", state=state, is_random=is_random, kwargs=kwargs)
+
+
+def _built(
+    given: tuple[Any, Any],
+    name: str,
+    *,
+    state: Mapping[str, torch.Tensor] | None,
+    is_random: bool,
+    kwargs: dict[str, Any],
+) -> BuiltNetwork:
+    module, transform = given
     if state is not None or is_random or kwargs:
         raise InputError(
-            f"custom:{identifier} is a module as it is; it takes no other weights and no arguments",
+            f"{name} is a module as it is; it takes no other weights and no arguments",
             option="model",
         )
-    given = made(identifier)
-    module = given.module
     if not isinstance(module, nn.Module):
-        raise InputError(f"custom:{identifier} is a {type(module).__name__}; give a module of torch")
-    _check_state(module, f"custom:{identifier}")
+        raise InputError(f"{name} is a {type(module).__name__}; give a module of torch")
+    _check_state(module, name)
     # Addresses differ from process to process.
     structure = hashlib.sha256(_ADDRESS.sub("", repr(module)).encode()).hexdigest()
     kind = type(module)
     return BuiltNetwork(
         module=copy.deepcopy(module),
-        architecture=f"custom:{kind.__module__}.{kind.__qualname__}",
+        architecture=f"{name.partition(':')[0]}:{kind.__module__}.{kind.__qualname__}",
         arguments={"structure": structure},
-        transform=_said(given.transform, f"the transform of custom:{identifier}"),
+        transform=_said(transform, f"the transform of {name}"),
     )
 
 

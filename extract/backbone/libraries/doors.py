@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from toptune.extract.backbone.libraries.built_network import BuiltNetwork
-from toptune.extract.backbone.libraries.custom_networks import build as build_custom
+from toptune.extract.backbone.libraries.custom_networks import build as build_custom, build_of_hub
 from toptune.extract.backbone.libraries.open_clip_models import build as build_open_clip
 from toptune.extract.backbone.libraries.torchvision_models import build as build_torchvision
 from toptune.extract.backbone.libraries.transformers_models import build as build_transformers
@@ -15,6 +15,7 @@ from toptune.extract.backbone.libraries.transformers_models import build as buil
 _DOORS = {
     "custom": build_custom,
     "open_clip": build_open_clip,
+    "torchhub": build_of_hub,
     "torchvision": build_torchvision,
     "transformers": build_transformers,
 }
