@@ -35,8 +35,8 @@ def read(data: bytes, before: Before, *, is_scaled: bool) -> Values:
     UnreadableImageError
         If pydicom is not installed, the file is damaged, holds no image or several frames.
     """
-    pydicom = library("pydicom", extra="dicom", what=_WHAT)
-    pixels = library("pydicom.pixels", extra="dicom", what=_WHAT)
+    pydicom = library("pydicom", extra="toptune[dicom]", what=_WHAT)
+    pixels = library("pydicom.pixels", extra="toptune[dicom]", what=_WHAT)
     try:
         return _frame(pydicom.dcmread(io.BytesIO(data)), pixels, before, is_scaled=is_scaled)
     except UnreadableImageError:

@@ -22,7 +22,7 @@ def open_heif(data: bytes) -> Any:
     UnreadableImageError
         If pillow-heif is not installed, or does not open the file.
     """
-    reader = library("pillow_heif", extra="heif", what="a HEIF image")
+    reader = library("pillow_heif", extra="toptune[heif]", what="a HEIF image")
     try:
         return reader.HeifImageFile(io.BytesIO(data))
     except Exception as error:

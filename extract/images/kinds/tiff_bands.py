@@ -27,7 +27,7 @@ def read(data: bytes, before: Before) -> Values:
         If tifffile is not installed, the file is damaged, compressed otherwise than can be read, or has a
         further axis, such as depth or time.
     """
-    tifffile = library("tifffile", extra="tiff", what="a TIFF with --bands, --scale or --in-chans")
+    tifffile = library("tifffile", extra="toptune[tiff]", what="a TIFF with --bands, --scale or --in-chans")
     # It logs what it finds odd in a file, and reads the file all the same.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:

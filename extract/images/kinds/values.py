@@ -69,7 +69,7 @@ def library(name: str, *, extra: str, what: str) -> Any:
     except ImportError as error:
         raise UnreadableImageError(
             f"not supported: {what} is read by {name.partition('.')[0]}, which is not installed; "
-            f"pip install 'toptune[{extra}]'"
+            f"pip install '{extra}'"
         ) from error
 
 
