@@ -112,6 +112,8 @@ class HeadKind:
     scores_module : str or None
         ``package.module:Class`` of a torch module, made as ``Class(estimator, dtype)``, that computes scores
         (b, n_classes) from rows (b, d) in an exported file; None if the head cannot be exported.
+    number_module : str or None
+        The same for a regression, if `scores_module` does not serve both.
     """
 
     name: str
@@ -127,6 +129,7 @@ class HeadKind:
     place: int | None = None
     work: Callable[[ProblemSize], float] | None = None
     scores_module: str | None = None
+    number_module: str | None = None
 
     def __post_init__(self) -> None:
         if self.place is not None and self.work is None:
@@ -140,7 +143,10 @@ class HeadKind:
         """Return the record with the estimator of a task in the place of the classifier."""
         if task != REGRESSION or self.regression is None:
             return self
-        return replace(self, form=self.regression, takes_class_weight=False)
+        return replace(
+            self, form=self.regression, takes_class_weight=False,
+            scores_module=self.number_module or self.scores_module,
+        )  # fmt: skip
 
     @property
     def estimator_type(self) -> type:

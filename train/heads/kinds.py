@@ -196,6 +196,7 @@ _NATIVE = (
         place=4,
         work=_knn_work,
         scores_module=f"{_MODULES}:NeighborScores",
+        number_module=f"{_MODULES}:NeighborMeans",
     ),
 )
 

@@ -13,6 +13,8 @@ from toptune.extract.images.remarks import remarks_of, say_remarks
 from toptune.extract.images.source import ImageSource, read_bytes
 from toptune.extract.sources.builtin import open_builtin
 from toptune.extract.sources.opening import open_source
+from toptune.train.tasks.answer_form import AnswerForm
+from toptune.train.tasks.names import CLASSIFICATION, REGRESSION
 from toptune.workflows.deploy.formats import Runner
 from toptune.workflows.deploy.network_inputs import NetworkInput
 from toptune.workflows.predict.classifier import Classifier
@@ -52,6 +54,9 @@ class ExportCheck:
         Largest standard deviation of a class's probability over the images.
     doubt : float
         Largest probability left to the classes that are not an image's label.
+    what : str
+        What was compared: probabilities, or predictions, whose differences are in standard deviations of the
+        target.
     """
 
     data: str
@@ -62,6 +67,7 @@ class ExportCheck:
     n_other_labels: int
     spread: float
     doubt: float
+    what: str = "probabilities"
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
@@ -146,8 +152,10 @@ def compare(
     expected: npt.NDArray[np.float64],
     predicted: npt.NDArray[np.float64],
     data: str,
+    form: AnswerForm,
+    scale: npt.NDArray[np.float64] | None = None,
 ) -> ExportCheck:
-    """Run a file on images, in batches and a few one by one, and compare the probabilities.
+    """Run a file on images, in batches and a few one by one, and compare the outputs.
 
     Parameters
     ----------
@@ -156,9 +164,13 @@ def compare(
     inputs : sequence of ndarray of float32, shape (n, 3, h, w)
         Images as the file takes them, for each of its inputs.
     expected, predicted : ndarray of float64, shape (n, n_classes)
-        Probabilities by the run in float32, and by `Classifier.predict`.
+        Probabilities, or numbers, by the run in float32, and by `Classifier.predict`.
     data : str
         Where the images came from.
+    form : AnswerForm
+        How outputs become answers.
+    scale : ndarray of float64, shape (n_targets,), optional
+        What differences of numbers are divided by.
     """
     n = len(inputs[0])
 
@@ -167,16 +179,27 @@ def compare(
 
     together = np.concatenate([answers(start, start + BATCH_SIZE) for start in range(0, n, BATCH_SIZE)])
     alone = np.concatenate([answers(row, row + 1) for row in range(min(n, N_ALONE))])
+    unit = 1.0 if scale is None else scale
+    is_measured = form.task == REGRESSION and not form.is_ordinal
+    others = 0 if is_measured else _n_others(form.texts(together.astype(np.float64)), form.texts(predicted))
+    is_class = form.task == CLASSIFICATION
     return ExportCheck(
         data=data,
         n_pictures=n,
         batch_sizes=(1, min(n, BATCH_SIZE)),
-        difference=float(max(_largest(together - expected), _largest(alone - expected[: len(alone)]))),
-        difference_from_predict=_largest(together - predicted),
-        n_other_labels=int((together.argmax(axis=1) != predicted.argmax(axis=1)).sum()),
-        spread=float(expected.std(axis=0).max()),
-        doubt=float(1 - expected.max(axis=1).min()),
+        difference=float(
+            max(_largest((together - expected) / unit), _largest((alone - expected[: len(alone)]) / unit))
+        ),
+        difference_from_predict=_largest((together - predicted) / unit),
+        n_other_labels=others,
+        spread=float((expected.std(axis=0) / unit).max()),
+        doubt=float(1 - expected.max(axis=1).min()) if is_class else 1.0,
+        what="predictions" if form.task == REGRESSION else "probabilities",
     )
+
+
+def _n_others(found: Sequence[str], expected: Sequence[str]) -> int:
+    return sum(one != other for one, other in zip(found, expected, strict=True))
 
 
 def probabilities_of(classifier: Classifier, files: list[bytes]) -> npt.NDArray[np.float64]:

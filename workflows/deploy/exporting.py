@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from toptune.costs.meter import CostMeter, describe_costs
@@ -16,6 +18,7 @@ from toptune.extract.backbone.transform import EvalTransform
 from toptune.options import check_choice
 from toptune.store.files.provenance import provenance
 from toptune.store.files.writing import check_writable, new_target
+from toptune.train.tasks.names import REGRESSION
 from toptune.workflows.deploy.check import (
     DEFAULT_CHECK,
     ExportCheck,
@@ -26,7 +29,7 @@ from toptune.workflows.deploy.check import (
 from toptune.workflows.deploy.formats import format_of
 from toptune.workflows.deploy.head_modules import check_exportable
 from toptune.workflows.deploy.model_card import describe_export, inputs_in, write_card
-from toptune.workflows.deploy.network import ExportedNetwork, heads_of, trace
+from toptune.workflows.deploy.network import ExportedNetwork, form_of, heads_of, trace
 from toptune.workflows.deploy.network_inputs import network_inputs
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
@@ -74,7 +77,7 @@ class ExportReport:
                 for each in self.inputs
             )
             + f", {self.inputs[0]['values']}",
-            f"probabilities within {check.difference:.1e} of the run's own on {check.n_pictures} images of "
+            f"{check.what} within {check.difference:.1e} of the run's own on {check.n_pictures} images of "
             f"{check.data}, in batches of {' and '.join(map(str, check.batch_sizes))}",
             *(f"note: {warning}" for warning in self.warnings),
             describe_costs(self.costs),
@@ -115,7 +118,8 @@ def export(
         Type of the computation behind a frozen backbone: float64 as in toptune, or float32 for devices
         without float64.
     tolerance : float
-        Largest difference of a probability that is accepted.
+        Largest difference of a probability that is accepted; of a number, in standard deviations of its
+        target.
     model, weights : optional
         Where the backbone or its checkpoint is now, if it has moved since.
 
@@ -141,7 +145,7 @@ def export(
     classifier = _reading_here(loaded)
     # A head that cannot be exported is refused before images are read and the network is traced.
     for head in heads_of(classifier):
-        check_exportable(head.run.head.name)
+        check_exportable(head.run.head.name, head.run.form.task)
     # The file computes in float32, so it is held to the run in float32. What the run's own precision adds is
     # told as a warning, not charged to the file.
     plain = _reading_as_the_card(_reading_here(classifier.in_float32()))
@@ -159,13 +163,13 @@ def export(
         form.write(program, temporary, [each.name for each in wanted], metadata)
         done = compare(
             form.open(temporary), inputs, expected=expected, predicted=predicted,
-            data=str(check or DEFAULT_CHECK),
+            data=str(check or DEFAULT_CHECK), form=form_of(classifier), scale=_scale_of(classifier),
         )  # fmt: skip
         # Inside the block an error removes the temporary file, so that no wrong file takes the name. The
         # negation refuses NaN too.
         if not done.difference <= tolerance:
             raise NumericalError(
-                f"the exported network's probabilities differ from the run's by up to {done.difference:.1e} "
+                f"the exported network's {done.what} differ from the run's by up to {done.difference:.1e} "
                 f"on {done.n_pictures} images of {done.data}, more than {tolerance:.0e}; "
                 + ("try --head-dtype float64, or " if head_dtype != "float64" else "")
                 + "accept it with --tolerance. Nothing was written"
@@ -185,6 +189,14 @@ def export(
     with new_target(card, option="--out") as temporary:
         write_card(temporary, classifier, metadata, report.to_dict(), tolerance=tolerance)
     return report
+
+
+def _scale_of(classifier: Classifier) -> npt.NDArray[np.float64] | None:
+    """Return by what differences of numbers are divided (n_targets,); None of probabilities."""
+    if form_of(classifier).task != REGRESSION:
+        return None
+    scale: npt.NDArray[np.float64] = classifier.run.head.estimator.target_scale_  # type: ignore[attr-defined]
+    return scale
 
 
 def _reading_here(classifier: Classifier) -> Classifier:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,10 @@ import torch
 from toptune.errors import InputError
 from toptune.store.files.json_values import json_text
 from toptune.store.files.writing import write_file, write_made
-from toptune.workflows.deploy.network import OUTPUTS
 
 Images = npt.NDArray[np.float32]
 Program = torch.export.ExportedProgram
-# A runner computes probabilities (b, n_classes) of images (b, 3, h, w), a tensor for each input.
+# A runner computes probabilities or numbers (b, n_classes) of images (b, 3, h, w), a tensor for each input.
 Runner = Callable[[Sequence[Images]], npt.NDArray[np.float32]]
 
 # An ONNX file is one protocol buffer, and a protocol buffer holds less than 2 GiB.
@@ -28,7 +27,7 @@ ONNX_LIMIT_BYTES = 2**31
 class ExportFormat(NamedTuple):
     """Functions that write and open one kind of file, and the further packages that they need."""
 
-    write: Callable[[Program, Path, Sequence[str], Mapping[str, object]], None]
+    write: Callable[[Program, Path, Sequence[str], Mapping[str, Any]], None]
     open: Callable[[Path], Runner]
     packages: tuple[str, ...]
 
@@ -56,7 +55,7 @@ def format_of(out: Path) -> ExportFormat:
     return form
 
 
-def _write_onnx(program: Program, path: Path, inputs: Sequence[str], metadata: Mapping[str, object]) -> None:
+def _write_onnx(program: Program, path: Path, inputs: Sequence[str], metadata: Mapping[str, Any]) -> None:
     n_bytes = sum(tensor.nbytes for tensor in program.state_dict.values())
     if n_bytes >= ONNX_LIMIT_BYTES:
         raise InputError(
@@ -69,7 +68,11 @@ def _write_onnx(program: Program, path: Path, inputs: Sequence[str], metadata: M
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         exported = torch.onnx.export(
-            program, dynamo=True, verbose=False, input_names=list(inputs), output_names=list(OUTPUTS)
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=list(inputs),
+            output_names=list(metadata["outputs"]),
         )
     assert exported is not None
     exported.model.metadata_props.update(_texts(metadata))
@@ -84,10 +87,11 @@ def _open_onnx(path: Path) -> Runner:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     names = [each.name for each in session.get_inputs()]
+    first = session.get_outputs()[0].name
 
     def run(images: Sequence[Images]) -> npt.NDArray[np.float32]:
-        (probabilities,) = session.run(["probabilities"], dict(zip(names, images, strict=True)))
-        return np.asarray(probabilities)
+        (found,) = session.run([first], dict(zip(names, images, strict=True)))
+        return np.asarray(found)
 
     return run
 
@@ -104,8 +108,8 @@ def _open_pt2(path: Path) -> Runner:
     def run(images: Sequence[Images]) -> npt.NDArray[np.float32]:
         with torch.no_grad():
             outputs = network(*map(torch.from_numpy, images))
-        probabilities: npt.NDArray[np.float32] = outputs["probabilities"].numpy()
-        return probabilities
+        found: npt.NDArray[np.float32] = next(iter(outputs.values())).numpy()
+        return found
 
     return run
 

@@ -5,6 +5,7 @@ estimator does.
 """
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from toptune.train.heads.kind import resolved
 from toptune.train.heads.kinds import KINDS, kind_of
 from toptune.train.heads.native_heads import OwnHead
 from toptune.train.kernels.kernels import Linear, kernel_of
+from toptune.train.regressors.nearest_neighbors import neighbor_means
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL, REGRESSION
 from toptune.workflows.deploy.preprocessing_modules import UnitNormModule
 
 
@@ -104,6 +107,25 @@ class NeighborScores(nn.Module):
         return vote_scores(nearness, self.codes[at], self._n_classes, self._weights).to(self.rows.dtype)
 
 
+class NeighborMeans(nn.Module):
+    """Compute the mean targets of the nearest training rows; the module holds all training rows."""
+
+    rows: Tensor
+    targets: Tensor
+
+    def __init__(self, estimator: BaseEstimator, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._metric, self._weights = estimator.metric_, estimator.weights_
+        self._n_neighbors = int(estimator.n_neighbors_)
+        self.register_buffer("rows", torch.from_numpy(np.array(estimator.rows_)).to(dtype))
+        self.register_buffer("targets", torch.from_numpy(np.array(estimator.targets_)).to(dtype))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        queries = ready(rows.to(self.rows.dtype), self._metric)
+        nearness, at = nearness_of(queries, self.rows, self._metric).topk(self._n_neighbors, dim=1)
+        return neighbor_means(nearness, self.targets[at], self._weights).to(self.rows.dtype)
+
+
 class Head2ToeScores(nn.Module):
     """Compute the scores of the final head on the columns that Head2Toe kept."""
 
@@ -124,19 +146,61 @@ class Head2ToeScores(nn.Module):
 
 
 class HeadModule(nn.Module):
-    """Map preprocessed rows (b, d) to logits (b, n_classes), whose softmax is the head's probabilities."""
+    """Map preprocessed rows (b, d) to logits (b, n_classes), or to the numbers of a regression."""
 
     def __init__(self, head: Head, dtype: torch.dtype) -> None:
         super().__init__()
-        module = check_exportable(head.name)
+        module = check_exportable(head.name, head.task)
         assert isinstance(head, OwnHead)
         self.scores: nn.Module = resolved(module)(head.estimator, dtype)
-        # Probabilities of the head are those of its scores divided by the temperature of its calibration.
-        self._temperature = float(head.estimator.temperature_)
+        self.link = _link_of(head, dtype)
 
     def forward(self, rows: Tensor) -> Tensor:
-        logits: Tensor = self.scores(rows) / self._temperature
+        logits: Tensor = self.link(self.scores(rows))
         return logits
+
+
+def _link_of(head: OwnHead, dtype: torch.dtype) -> nn.Module:
+    """Return the module that turns scores into logits, or into the numbers of a regression."""
+    if head.task == REGRESSION:
+        return nn.Identity() if head.levels is None else _Rounded(head.levels, dtype)
+    if head.task == MULTILABEL:
+        sigmoids = head.estimator.sigmoids_
+        return _Scaled(sigmoids.slopes, sigmoids.offsets, dtype)
+    # Probabilities of the head are those of its scores divided by the temperature of its calibration.
+    return _Scaled(np.array(1 / float(head.estimator.temperature_)), np.zeros(1), dtype)
+
+
+class _Scaled(nn.Module):
+    """Compute ``slopes * scores + offsets``."""
+
+    slopes: Tensor
+    offsets: Tensor
+
+    def __init__(
+        self, slopes: npt.NDArray[np.float64], offsets: npt.NDArray[np.float64], dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.register_buffer("slopes", torch.from_numpy(np.asarray(slopes)).to(dtype))
+        self.register_buffer("offsets", torch.from_numpy(np.asarray(offsets)).to(dtype))
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return scores * self.slopes + self.offsets
+
+
+class _Rounded(nn.Module):
+    """Round numbers to the steps of a scale."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, levels: npt.NDArray[np.float64], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("low", torch.from_numpy(levels[:, 0].copy()).to(dtype))
+        self.register_buffer("high", torch.from_numpy(levels[:, 1].copy()).to(dtype))
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return torch.maximum(torch.minimum(scores.round(), self.high), self.low)
 
 
 def exportable_heads() -> list[str]:
@@ -144,7 +208,7 @@ def exportable_heads() -> list[str]:
     return [kind.name for kind in KINDS.values() if kind.scores_module is not None]
 
 
-def check_exportable(name: str) -> str:
+def check_exportable(name: str, task: str = CLASSIFICATION) -> str:
     """Return the path of a head's torch module, or refuse a head that none is written for.
 
     Raises
@@ -152,7 +216,7 @@ def check_exportable(name: str) -> str:
     InputError
         If the head cannot be exported; the message names the heads that can.
     """
-    module = kind_of(name).scores_module
+    module = kind_of(name).for_task(task).scores_module
     if module is None:
         raise InputError(
             f"head {name!r} cannot be exported: it has no form as tensor operations here; train one of "

@@ -9,7 +9,10 @@ from toptune.store.files.json_values import json_text
 from toptune.store.files.writing import write_text
 from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.metrics_record import RunMetrics
-from toptune.workflows.deploy.network import OUTPUTS, heads_of
+from toptune.train.tasks.answer_form import AnswerForm
+from toptune.train.tasks.choice import task_of
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL, REGRESSION
+from toptune.workflows.deploy.network import NUMBERS_OUTPUT, form_of, heads_of, outputs_of
 from toptune.workflows.deploy.network_inputs import INPUT, NetworkInput
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
@@ -32,7 +35,7 @@ def describe_export(
         ``head`` and ``dataset``. A file of several backbones is of version 2, and has ``inputs`` and
         ``backbones``, which are lists, in place of ``input`` and ``backbone``.
     """
-    config = classifier.record.config
+    config, form = classifier.record.config, form_of(classifier)
     described = [each.describe(is_normalizing=is_normalizing) for each in inputs]
     backbones = _backbones(classifier, inputs)
     is_one = len(backbones) == 1
@@ -41,14 +44,31 @@ def describe_export(
         "classes": classifier.classes,
         **({"input": described[0]} if is_one else {"inputs": described}),
         "outputs": {
-            name: f"float32 (N, {len(classifier.classes)})"
-            + ("; softmax of them gives the probabilities" if name == "logits" else ", rows sum to 1")
-            for name in OUTPUTS
+            name: f"float32 (N, {len(classifier.classes)}){_meaning(name, form)}"
+            for name in outputs_of(form.task)
         },
+        **_of_task(form),
         **({"backbone": backbones[0]} if is_one else {"backbones": backbones}),
         "head": _head(classifier, head_dtype),
         "dataset": {"name": config["dataset"], "version": config.get("dataset_version")},
     }
+
+
+def _meaning(output: str, form: AnswerForm) -> str:
+    """Say what the numbers of an output are."""
+    if output == NUMBERS_OUTPUT:
+        return ", whole steps of the scale" if form.is_ordinal else ", in the unit of each target"
+    if form.task == MULTILABEL:
+        return "; sigmoid of them gives the probabilities" if output == "logits" else ", each by itself"
+    return "; softmax of them gives the probabilities" if output == "logits" else ", rows sum to 1"
+
+
+def _of_task(form: AnswerForm) -> dict[str, Any]:
+    """Return what only files of another task than classification have."""
+    if form.task == CLASSIFICATION:
+        return {}
+    thresholds = None if form.thresholds is None else form.thresholds.tolist()
+    return {"task": form.task} | ({} if thresholds is None else {"thresholds": thresholds})
 
 
 def inputs_in(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -134,11 +154,12 @@ def write_card(
     from huggingface_hub import ModelCard, ModelCardData
 
     run, classes = classifier.record, classifier.classes
+    form = form_of(classifier)
     facts = ModelCardData(
         library_name="toptune",
-        pipeline_tag="image-classification",
+        pipeline_tag="other" if form.task == REGRESSION else "image-classification",
         tags=_libraries(classifier),
-        metrics=["accuracy"],
+        metrics=["accuracy"] if form.task == CLASSIFICATION else list(task_of(form.task).figures),
     )
     card = ModelCard.from_template(
         facts,
@@ -153,7 +174,11 @@ def write_card(
         selected=json_text(metadata["head"]["selected"]),
         listed=", ".join(map(_code, classes[:_LISTED_CLASSES])),
         n_unlisted=max(0, len(classes) - _LISTED_CLASSES),
-        weakest=_weakest_classes(RunMetrics.from_json(run.metrics).tables(run.folder)),
+        weakest=_weakest_classes(RunMetrics.from_json(run.metrics).tables(run.folder))
+        if form.task == CLASSIFICATION
+        else "",
+        task=form.task,
+        figures=task_of(form.task).figures,
         config=run.config,
         metrics=run.metrics,
         check=report["check"],

@@ -10,20 +10,38 @@ from torch import Tensor, nn
 
 from toptune.errors import InputError
 from toptune.train.fusion.pool import LEAST_PROBABILITY
+from toptune.train.tasks.answer_form import AnswerForm
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL, REGRESSION
 from toptune.workflows.deploy.backbone_module import FeatureModule
 from toptune.workflows.deploy.head_modules import HeadModule
 from toptune.workflows.deploy.network_inputs import NetworkInput
 from toptune.workflows.deploy.preprocessing_modules import PreprocessingModule
+from toptune.workflows.finetuning.run import FineTunedRun
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
 from toptune.workflows.predict.frozen_network import FrozenNetwork
 from toptune.workflows.predict.fused_network import FusedNetwork
 
+# Outputs of a file; the first is what is compared with the run.
 OUTPUTS = ("probabilities", "logits")
+NUMBERS_OUTPUT = "predictions"
+
+
+def form_of(classifier: Classifier) -> AnswerForm:
+    """Return how the outputs of a run become answers."""
+    record = classifier.record
+    if isinstance(record, FineTunedRun):
+        return AnswerForm(task=CLASSIFICATION, names=classifier.classes)
+    return record.form
+
+
+def outputs_of(task: str) -> tuple[str, ...]:
+    """Return the names of a file's outputs, by the task of the run."""
+    return (NUMBERS_OUTPUT,) if task == REGRESSION else OUTPUTS
 
 
 class ExportedNetwork(nn.Module):
-    """Map images ``(b, 3, h, w)`` to probabilities and logits ``(b, n_classes)``, float32.
+    """Map images ``(b, 3, h, w)`` to probabilities and logits ``(b, n_classes)``, or to numbers, float32.
 
     Parameters
     ----------
@@ -53,12 +71,17 @@ class ExportedNetwork(nn.Module):
             for backbone in classifier.backbones
         )
         self.classifier = _logits_of(classifier, head_dtype)
+        self._task = form_of(classifier).task
 
     def forward(self, pictures: Tensor, *others: Tensor) -> dict[str, Tensor]:
         given = (pictures, *others)
         seen = [normalize(given[at]) for normalize, at in zip(self.normalize, self._inputs, strict=True)]
         logits = self.classifier(*seen)
-        return {"probabilities": logits.softmax(dim=1).float(), "logits": logits.float()}
+        if self._task == REGRESSION:
+            return {NUMBERS_OUTPUT: logits.float()}
+        # Several labels may apply, each by itself; of classes one does.
+        probabilities = logits.sigmoid() if self._task == MULTILABEL else logits.softmax(dim=1)
+        return {"probabilities": probabilities.float(), "logits": logits.float()}
 
 
 class _Normalize(nn.Module):

@@ -13,6 +13,7 @@ from toptune.store import ArrayBlocks, InputError
 from toptune.train import HEADS, Preprocessing, fit_preprocessing, make_head
 from toptune.train.kernels.names import KERNELS
 from toptune.train.preprocessing.files import _TYPES
+from toptune.train.tasks.task import TargetMatrix
 from toptune.workflows.deploy.check import ExportCheck
 from toptune.workflows.deploy.exporting import _on_precision
 from toptune.workflows.deploy.head_modules import HeadModule, check_exportable, exportable_heads
@@ -98,6 +99,38 @@ def test_softmax_of_logits_are_the_head_s_probabilities(
         logits = HeadModule(head, dtype)(torch.from_numpy(X))
         assert logits.dtype == dtype
         np.testing.assert_allclose(logits.softmax(dim=1).numpy(), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("falkon", {"n_centers": 60}),
+        ("ridge", {}),
+        ("knn", {"metric": "euclidean", "n_neighbors": 5}),
+        ("knn", {"weights": "similarity", "n_neighbors": 7}),
+    ],
+)
+@pytest.mark.parametrize("ordinal", [False, True])
+def test_outputs_are_the_numbers_of_a_regression(name: str, params: dict[str, Any], ordinal: bool) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 8)).astype(np.float32)
+    y = np.rint(3 * X[:, :2] + rng.normal(size=(200, 2)))
+    targets = TargetMatrix(values=y.astype(np.float64), names=("age", "size"))
+    head = make_head(name, params=params, cv=3, task="regression", ordinal=ordinal).fit(X, targets)
+    numbers = HeadModule(head, torch.float64)(torch.from_numpy(X)).numpy()
+    np.testing.assert_allclose(numbers, head.predict_proba(X), atol=1e-4)
+    assert bool((numbers == numbers.round()).all()) == ordinal
+
+
+@pytest.mark.parametrize("name", ["falkon", "ridge"])
+def test_sigmoid_of_logits_are_the_probabilities_of_labels(name: str) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 8)).astype(np.float32)
+    y = (X[:, :3] + 0.5 * rng.normal(size=(200, 3)) > 0.3).astype(np.float64)
+    targets = TargetMatrix(values=y, names=("blue", "old", "round"))
+    head = make_head(name, cv=3, task="multilabel").fit(X, targets)
+    logits = HeadModule(head, torch.float64)(torch.from_numpy(X))
+    np.testing.assert_allclose(logits.sigmoid().numpy(), head.predict_proba(X), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["svm", "forest", "sklearn:sklearn.ensemble.ExtraTreesClassifier"])

@@ -1,0 +1,55 @@
+"""Runs that give numbers are exported, and their files give what the runs give."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.shapes import MODEL, save_shapes
+from toptune.extract import extract
+from toptune.train import Run, train
+from toptune.workflows import export
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of shapes with their brightness, which a network can see."""
+    folder = tmp_path_factory.mktemp("numbers")
+    save_shapes(folder / "photos", per_class=16)
+    lines = ["path,brightness,grade"]
+    for file in sorted((folder / "photos").rglob("*.png")):
+        bright = float(np.asarray(Image.open(file).convert("L")).mean())
+        lines.append(f"{file.relative_to(folder)},{bright},{round(bright / 20)}")
+    (folder / "photos.csv").write_text("\n".join(lines))
+    extract(folder / "photos.csv", store=folder / "store", model=MODEL, layers="last", precision="fp32")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("head", "options"),
+    [
+        ("falkon", {"target": "brightness,grade"}),
+        ("ridge", {"target": "grade", "ordinal": True}),
+    ],
+)
+def test_an_exported_file_gives_the_numbers_of_the_run(
+    folder: Path, tmp_path: Path, head: str, options: dict[str, Any]
+) -> None:
+    run = train(folder / "store", dataset="photos", out=tmp_path / "run", head=head, cv=3, **options)
+    report = export(tmp_path / "run", tmp_path / "run.pt2", check=folder / "photos")
+    assert report.check.what == "predictions"
+    assert report.check.difference < 1e-4
+    network: Any = torch.export.load(tmp_path / "run.pt2").module()
+    shape = report.inputs[0]["shape"][1:]
+    found = network(torch.zeros(2, *shape))
+    assert list(found) == ["predictions"]
+    assert found["predictions"].shape == (2, len(run.classes))
+    if run.record.options["ordinal"]:
+        np.testing.assert_array_equal(found["predictions"], found["predictions"].round())
+    card = (tmp_path / "run.pt2.md").read_text()
+    assert f"Predicts {len(run.classes)} number" in card
+    assert "- r2: " in card
+    assert Run.load(tmp_path / "run").record.task == "regression"
