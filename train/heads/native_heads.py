@@ -114,6 +114,12 @@ class OwnHead(ReportedHead):
         head._report = json_ready(dict(report))
         return head
 
+    def for_labels(self, names: Sequence[str], thresholds: npt.NDArray[np.float64]) -> "OwnHead":
+        """Return this head with other names and thresholds of its labels."""
+        head = self.with_estimator(self.estimator, self._report)
+        head._names, head.thresholds = tuple(names), thresholds
+        return head
+
     def decision_function(self, X: Features) -> npt.NDArray[np.float64]:
         scores: npt.NDArray[np.float64] = self.estimator.scores(X)
         return scores

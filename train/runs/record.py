@@ -27,6 +27,7 @@ from toptune.train.rows.splits import Split
 from toptune.train.runs.best_record import BestRecord
 from toptune.train.runs.sources import CacheIdentity, JsonObject, RunArray, RunSource
 from toptune.train.tasks.names import CLASSIFICATION
+from toptune.train.tasks.task import Wanted
 
 if TYPE_CHECKING:  # heads import torch and scikit-learn, which reading a record does not need
     from toptune.train.heads.heads import Head
@@ -338,6 +339,12 @@ class RunRecord:
     def task_name(self) -> str:
         """What the run has learned."""
         return CLASSIFICATION if self.task is None else self.task
+
+    def wanted(self, label_column: str | None = None) -> Wanted:
+        """Return the columns that say what the run has learned; `label_column` in place of its own."""
+        found = {name: self.options.get(name) for name in ("label_column", "target")}
+        found |= {} if label_column is None else {"label_column": label_column}
+        return Wanted(**{name: None if value is None else str(value) for name, value in found.items()})
 
     @property
     def is_finetuned(self) -> bool:

@@ -16,6 +16,7 @@ from toptune.store.files.reading import read_linked
 from toptune.train.rows.folds import Folds, validated
 from toptune.train.runs.record import DEALT, ROWS, FoldsRecord
 from toptune.train.runs.run import Run
+from toptune.train.tasks.names import CLASSIFICATION
 
 Rows = npt.NDArray[np.int64]
 
@@ -55,8 +56,10 @@ def read_folds(run: Run) -> Rows:
     return numbers
 
 
-def folds_of(numbers: Rows, n_folds: int, labels: Sequence[str]) -> Folds:
+def folds_of(numbers: Rows, n_folds: int, labels: Sequence[str], *, task: str = CLASSIFICATION) -> Folds:
     """Give the folds of rows (n,) whose fold is known already, with the rows that take part."""
+    if task != CLASSIFICATION:
+        return Folds(numbers=numbers, count=n_folds, is_validated=np.ones(len(numbers), dtype=np.bool_))
     classes, codes = np.unique(labels, return_inverse=True)
     # An update chooses nothing, so that it needs no two classes that can be left out.
     return validated(numbers, n_folds, codes.astype(np.int64), classes, may_lack=True)

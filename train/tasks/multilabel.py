@@ -171,7 +171,6 @@ def _canonical(text: str) -> str | None:
 
 def _of_indicators(manifest: Manifest, columns: Sequence[str]) -> list[str | None]:
     """Return the texts of rows of which several columns say, by 0 and 1, which labels apply."""
-    marks: list[list[str]] = []
     for name in columns:
         if name not in manifest.extra_names:
             raise InputError(
@@ -184,7 +183,13 @@ def _of_indicators(manifest: Manifest, columns: Sequence[str]) -> list[str | Non
                 "have a meaning of their own; rename it in the manifest",
                 option="label_column",
             )
-        marks.append([_mark(cell, name, row, manifest) for row, cell in enumerate(manifest.column(name))])
+    twice = next((name for name in columns if list(columns).count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"column {twice!r} is given twice; name each label once", option="label_column")
+    marks = [
+        [_mark(cell, name, row, manifest) for row, cell in enumerate(manifest.column(name))]
+        for name in columns
+    ]
     texts: list[str | None] = []
     for row in zip(*marks, strict=True):
         if all(mark == UNKNOWN for mark in row):

@@ -213,7 +213,12 @@ def _sides(run: Run, new: Manifest, fresh: Rows, kept: dict[str, Rows]) -> tuple
     if run.record.split.rule.startswith(NAMED):
         # The manifest named the sides of the old images and names those of the new ones.
         split = split_manifest(
-            new, val=options.val, group_by=options.grouped_by, seed=options.seed, decisions=run.decisions
+            new,
+            val=options.val,
+            group_by=options.grouped_by,
+            seed=options.seed,
+            decisions=run.decisions,
+            task=run.record.task_name,
         )
         return np.intersect1d(split.train, fresh), np.intersect1d(split.test, fresh)
     keys, old_sides = run.keys(new), kept
@@ -230,6 +235,7 @@ def _sides(run: Run, new: Manifest, fresh: Rows, kept: dict[str, Rows]) -> tuple
         seed=options.seed,
         test_fraction=options.test_fraction,
         groups=[keys[row] for row in open_rows],
+        task=run.record.task_name,
     )
     # A group that trains must not be tested, also not by images that came later.
     decided = [row for row in fresh if side_of.get(keys[row]) == "test"]

@@ -11,6 +11,10 @@ from toptune.train.rows.folds import Folds, deal, folds_by_hash, ranks_of
 from toptune.train.runs.record import HASHED, FoldsRecord
 from toptune.train.runs.run import Run
 from toptune.train.runs.run_folds import folds_of, folds_record, read_folds
+from toptune.train.tasks.choice import task_of
+from toptune.train.tasks.names import CLASSIFICATION
+from toptune.train.tasks.stratification import spread
+from toptune.train.tasks.task import Task
 from toptune.train.updates.difference import Difference
 
 Rows = npt.NDArray[np.int64]
@@ -93,7 +97,8 @@ def find_fold_change(
             n_folds=n_folds,
         )
     numbers = read_folds(run)
-    old = folds_of(numbers, n_folds, _labels(before, run.train_rows))
+    task = run.record.task_name
+    old = folds_of(numbers, n_folds, _labels(before, run.train_rows), task=task)
     # Positions of the training rows among themselves: of each old row now, and of each new row before.
     train = difference.train
     now = difference.now[run.train_rows]
@@ -102,7 +107,8 @@ def find_fold_change(
     known = np.full(len(train), -1, dtype=np.int64)
     known[at_now[stays]] = numbers[stays]
     labels = _labels(after, train)
-    new = folds_of(_dealt_on(known, labels, [keys[row] for row in train.tolist()], n_folds), n_folds, labels)
+    dealt = _dealt_on(known, labels, [keys[row] for row in train.tolist()], n_folds, task=task_of(task))
+    new = folds_of(dealt, n_folds, labels, task=task)
     # Rows that stay as they are and change their place alone leave one place and enter the other.
     has_moved = np.zeros(len(numbers), dtype=np.bool_)
     has_moved[stays] = old.places[stays] != new.places[at_now[stays]]
@@ -120,12 +126,15 @@ def find_fold_change(
     )
 
 
-def _dealt_on(known: Rows, labels: Sequence[str], keys: Sequence[str], n_folds: int) -> Rows:
+def _dealt_on(known: Rows, labels: Sequence[str], keys: Sequence[str], n_folds: int, *, task: Task) -> Rows:
     """Return folds (n,) of all rows, of which some are known and the others -1."""
     fold_of = {key: fold for key, fold in zip(keys, known.tolist(), strict=True) if fold >= 0}
     numbers = np.array([fold_of.get(key, -1) for key in keys], dtype=np.int64)
     numbers[known >= 0] = known[known >= 0]
     fresh = numbers < 0
+    if fresh.any() and task.name != CLASSIFICATION:
+        rows, codes = task.strata(task.targets(labels, task.names(labels)).values)
+        return spread(rows, codes, ranks_of(keys), shares=[1 / n_folds] * n_folds, known=numbers)
     if fresh.any():
         classes, codes = np.unique(labels, return_inverse=True)
         numbers[fresh] = deal(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,19 @@ from toptune.errors import InputError
 from toptune.machine.devices import device_of
 from toptune.machine.precision import full_precision
 from toptune.store.features.blocks import Blocks
-from toptune.text import counted
+from toptune.text import counted, named
 from toptune.train.heads.native_heads import OwnHead
 from toptune.train.kernels.kernels import kernel_of
 from toptune.train.kernels.maps import IdentityMap, NystromMaps
 from toptune.train.passes.passes import accumulate
 from toptune.train.passes.sums import FoldSums
+from toptune.train.passes.targets import Targets
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.block_reading import block_rows_for, to_tensor
 from toptune.train.solvers.ridge import left_out
 from toptune.train.solvers.saved_sums import SavedSums
+from toptune.train.tasks.choice import task_of
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL
 
 # A class is gone when the weight of its rows falls below this. Each row weighs 1, but adding and subtracting
 # in floating point leaves a little of the weight of rows that are gone.
@@ -40,11 +43,14 @@ class Change:
     labels : sequence of str, length n
     places : ndarray of int64, shape (n,)
         Fold of each row, or the place behind the folds for a row that takes no part in cross-validation.
+    task : str
+        What the labels mean; see `toptune.train.tasks.task.Task`.
     """
 
     blocks: Blocks
     labels: Sequence[str]
     places: npt.NDArray[np.int64]
+    task: str = CLASSIFICATION
 
 
 def updated_head(
@@ -82,7 +88,8 @@ def updated_head(
         If no center remains or the system cannot be solved.
     """
     old = head.classes
-    classes = sorted({*old, *added.labels})
+    task = task_of(head.task)
+    classes = sorted({*old, *task.names(added.labels)})
     # New classes begin with sums of zero, so that adding their first rows needs no special case.
     saved = saved.for_classes(old, classes)
     if n_folds in added.places:
@@ -100,7 +107,8 @@ def updated_head(
     members = sums.cross[:, -1].sum(dim=0)
     left = [name for name, weight in zip(classes, members.tolist(), strict=True) if weight > _NONE_LEFT]
     if len(left) < 2:
-        raise InputError(f"{len(left)} classes would be left; a classifier needs at least 2")
+        nouns = "labels" if head.task == MULTILABEL else "classes"
+        raise InputError(f"{len(left)} {nouns} would be left; a classifier needs at least 2")
     saved = SavedSums(sums=sums, factor=saved.factor).for_classes(classes, left)
     if len(gone_centers):
         # A center is the features of an image. If the image must go, so must its center, whatever the sums
@@ -117,9 +125,38 @@ def updated_head(
         estimator.coef_ = coefficients.T.numpy().copy()
     else:
         estimator.dual_coef_ = coefficients.numpy()
-    estimator.classes_ = np.array(left)
     estimator.sums_ = saved
-    return head.with_estimator(estimator, _report(head, saved, jitter=jitter, n_gone=len(gone_centers)))
+    report = _report(head, saved, jitter=jitter, n_gone=len(gone_centers))
+    if head.task == MULTILABEL:
+        return _with_labels(head, estimator, report, left)
+    estimator.classes_ = np.array(left)
+    return head.with_estimator(estimator, report)
+
+
+def _with_labels(head: OwnHead, estimator: Any, report: dict[str, Any], names: Sequence[str]) -> OwnHead:
+    """Return the head for other labels; a new one has the middle of the others' sigmoids, and is told."""
+    position = {name: at for at, name in enumerate(head.classes)}
+    fresh = [name for name in names if name not in position]
+    sigmoids, thresholds = estimator.sigmoids_, head.thresholds
+    assert thresholds is not None, "a head of several labels has thresholds"
+
+    def moved(values: npt.NDArray[np.float64], of_new: float) -> npt.NDArray[np.float64]:
+        return np.array([values[position[name]] if name in position else of_new for name in names])
+
+    estimator.sigmoids_ = replace(
+        sigmoids,
+        slopes=moved(sigmoids.slopes, float(np.median(sigmoids.slopes))),
+        offsets=moved(sigmoids.offsets, float(np.median(sigmoids.offsets))),
+    )
+    estimator.classes_ = np.arange(len(names))
+    if fresh:
+        report["warnings"] = [
+            *report["warnings"],
+            f"not calibrated: {counted(len(fresh), 'label')} that the run did not know, {named(fresh)}; "
+            "until the run is trained again, the sigmoid of such a label is the median of the others', and "
+            "its threshold 0.5",
+        ]
+    return head.with_estimator(estimator, report).for_labels(names, moved(thresholds, 0.5))
 
 
 def _maps_of(head: OwnHead, saved: SavedSums, *, device: str | None) -> tuple[IdentityMap | NystromMaps, int]:
@@ -145,11 +182,17 @@ def _sums(
     device: str | None,
 ) -> FoldSums:
     """Sum the normal equations over rows, for each fold and over the rows of no fold."""
-    n = len(change.labels)
-    position = {name: code for code, name in enumerate(classes)}
+    n, targets = len(change.labels), None
+    if change.task == CLASSIFICATION:
+        position = {name: code for code, name in enumerate(classes)}
+        codes = np.array([position[label] for label in change.labels], dtype=np.int64)
+    else:
+        values = task_of(change.task).targets(change.labels, classes).values
+        codes, targets = np.zeros(n, dtype=np.int64), Targets(values=values, are_labels=True)
     rows = TrainingRows(
         blocks=change.blocks,
-        codes=np.array([position[label] for label in change.labels], dtype=np.int64),
+        codes=codes,
+        targets=targets,
         weights=np.ones(n),
         folds=change.places,
         n_classes=len(classes),

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import Scored, score
 from toptune.train.runs.sources import open_sources
 from toptune.train.runs.writing import check_out, new_run_folder, write_run
+from toptune.train.tasks.choice import task_of
 from toptune.train.updates.difference import Difference, find_difference, forgotten_ids, without_failed
 from toptune.train.updates.fold_change import FoldChange, find_fold_change
 
@@ -394,13 +394,15 @@ def _change(old: Run, cache: StoredFeatures, rows: Rows, places: Rows) -> "Chang
         blocks=PreprocessedBlocks(cache.blocks(names, rows), old.preprocessing),
         labels=[str(cache.manifest.labels[row]) for row in rows],
         places=places,
+        task=old.record.task_name,
     )
 
 
 def _known_rows(difference: Difference, head: "OwnHead", manifest: Manifest) -> tuple[Split, list[str]]:
     """Give the rows of an updated run, without test rows of classes that have no training row, and notes."""
-    classes = set(head.classes)
-    is_known = np.array([manifest.labels[row] in classes for row in difference.test.tolist()], bool)
+    classes, task = set(head.classes), task_of(head.task)
+    texts = [str(manifest.labels[row]) for row in difference.test.tolist()]
+    is_known = np.array([classes.issuperset(task.names([text])) for text in texts], bool)
     split = Split(train=difference.train, test=difference.test[is_known], n_unlabelled=0, n_unused=0, rule="")
     return split, note_untested(is_known)
 
@@ -416,13 +418,13 @@ def _updated_record(
     notes: Sequence[str],
 ) -> RunRecord:
     """Give the record of an updated run: that of the old run with everything that the update changed."""
-    counts = Counter(str(after.manifest.labels[row]) for row in split.train.tolist())
+    counts = task_of(head.task).members([str(after.manifest.labels[row]) for row in split.train.tolist()])
     # Hyperparameters stay as they were chosen. These two figures follow from the updated sums alone.
     measured = {name: head.report[name] for name in ("squared_error", "rank")}
     return replace(
         old.record,
         dataset_version=after.dataset_version,
-        classes=dict(sorted(counts.items())),
+        classes={name: counts.get(name, 0) for name in head.classes},
         split=replace(
             old.record.split,
             n_train=len(split.train),

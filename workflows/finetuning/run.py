@@ -47,6 +47,8 @@ from toptune.train.runs.writing import (
     write_predictions,
     write_rows,
 )
+from toptune.train.tasks.answer_form import AnswerForm
+from toptune.train.tasks.names import CLASSIFICATION
 from toptune.workflows.finetuning.rate_search import Epoch, search_warnings
 from toptune.workflows.finetuning.task import FineTuneTask
 from toptune.workflows.finetuning.trained_network import TrainedNetwork
@@ -120,6 +122,11 @@ class FineTunedRun:
             accuracy=self.metrics.get("accuracy"),
             n_train=self.metrics.get("n_train"),
         )
+
+    @property
+    def form(self) -> AnswerForm:
+        """How the probabilities of the network become answers."""
+        return AnswerForm(task=CLASSIFICATION, names=self.classes)
 
     @property
     def classes(self) -> list[str]:

@@ -16,6 +16,8 @@ from toptune.train.answers.options import AnswerArguments, AnswerOptions
 from toptune.train.fusion.fused_run import FusedRun
 from toptune.train.runs.record import RunRecord
 from toptune.train.runs.run import Run
+from toptune.train.tasks.multilabel import split_labels
+from toptune.train.tasks.names import MULTILABEL
 from toptune.workflows.predict.images import ImageLike, as_several, find_images
 from toptune.workflows.predict.moved import Place
 from toptune.workflows.predict.predictions import Answers, Prediction
@@ -247,12 +249,15 @@ class Classifier:
         """Name images and classes in the answers of a batch, failed images among the others."""
         classes = self.classes
         found = {row: Prediction(path=names[row], error=reason) for row, reason in answers.failed.items()}
-        for row, values in zip(answers.rows.tolist(), answers.probabilities, strict=True):
+        form, rows = self.record.form, answers.rows.tolist()
+        told = form.texts(answers.probabilities), form.confidence(answers.probabilities)
+        for row, values, label, confidence in zip(rows, answers.probabilities, *told, strict=True):
             found[row] = Prediction(
                 path=names[row],
-                label=classes[int(values.argmax())],
-                confidence=float(values.max()),
+                label=label,
+                confidence=float(confidence),
                 probabilities=dict(zip(classes, values.tolist(), strict=True)),
+                labels=tuple(split_labels(label)) if form.task == MULTILABEL else None,
             )
         return [found[row] for row in sorted(found)]
 

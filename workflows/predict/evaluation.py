@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
+import numpy.typing as npt
 
 from toptune.costs.meter import CostMeter, describe_costs
 from toptune.errors import InputError
@@ -16,12 +17,16 @@ from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.text import counted, named
 from toptune.train.answers.options import AnswerArguments, AnswerOptions
+from toptune.train.figures.tables import Tables
 from toptune.train.fusion.evaluation import score_stored
 from toptune.train.rows.splits import advice_on_several_labels
 from toptune.train.runs.metrics import Answers, ClassTables, codes_of, figures_of
 from toptune.train.runs.record import ROWS, RunRecord
-from toptune.train.runs.run import read_table
+from toptune.train.runs.run import noun_of_task, read_table
+from toptune.train.runs.scoring import scored_targets
 from toptune.train.runs.writing import check_out, new_run_folder, write_metrics
+from toptune.train.tasks.choice import TASKS, task_of
+from toptune.train.tasks.names import CLASSIFICATION
 from toptune.train.verdicts.verdicts import is_measured
 from toptune.workflows.predict.asked_evaluation import Seen, Where, score_asked
 from toptune.workflows.predict.classifier import Classifier
@@ -252,27 +257,31 @@ def _score_images(
     weights: Place | None,
     progress: Callable[[int, int], None] | None,
     answers: AnswerOptions | None = None,
-) -> tuple[dict[str, Any], ClassTables]:
+) -> tuple[dict[str, Any], Tables]:
     """Do what `evaluate_images` does, and return the tables of the classes beside the metrics."""
     # Labels and classes are compared before the backbone is loaded, which takes the longest.
-    known = set(RunRecord.of_folder(Path(run)).classes)
+    record = RunRecord.of_folder(Path(run))
+    known, task = set(record.classes), task_of(record.task_name)
+    is_class = task.name == CLASSIFICATION
     source = open_source(
         data,
         split=None if split == "all" else split,
         path_column=path_column,
-        label_column=label_column,
+        label_column=label_column if is_class else None,
     )
     say_remarks(remarks_of(source), source.name)
     manifest = source.manifest()
+    if not is_class:
+        manifest = task.labeled(manifest, record.wanted(label_column))
     truth = {row: label for row, label in enumerate(manifest.labels) if label is not None}
     if not truth:
         several = advice_on_several_labels(manifest, np.arange(manifest.n_rows))
         raise InputError(several or f"{data} has no labels; evaluate compares with them, predict needs none")
     # A class that the run cannot answer would only ever count as an error, and hide what the figures mean.
-    if unknown := sorted(set(truth.values()) - known):
+    if unknown := sorted(set(task.names(list(truth.values()))) - known):
         raise InputError(
-            f"{data} has {counted(len(unknown), 'class')} that {run} was not trained on: {named(unknown)}; "
-            "leave their images out, or train with rows of them"
+            f"{data} has {counted(len(unknown), noun_of_task(task.name))} that {run} was not trained on: "
+            f"{named(unknown)}; leave their images out, or train with rows of them"
         )
     classifier = Classifier.load(run, device=device, model=model, weights=weights)
     rows = list(truth)
@@ -280,21 +289,33 @@ def _score_images(
     classifier = Classifier(seen.network)
     failed: dict[str, str] = {}
     good: list[int] = []
-    parts = []
+    parts: list[npt.NDArray[np.float64]] = []
+    few: list[Answers] = []
     for batch in classifier.answers(ChosenImages(source, rows), len(rows)):
         failed |= {manifest.ids[rows[at]]: reason for at, reason in sorted(batch.failed.items())}
         some = [rows[at] for at in batch.rows.tolist()]
         # A few numbers a row are kept, because the probabilities of many classes would fill the memory.
-        codes = codes_of([truth[row] for row in some], classifier.classes)
-        parts.append(Answers.of(codes, seen.batch(np.array(some, dtype=np.int64), codes, batch)))
+        if is_class:
+            codes = codes_of([truth[row] for row in some], classifier.classes)
+            few.append(Answers.of(codes, seen.batch(np.array(some, dtype=np.int64), codes, batch)))
+        else:
+            parts.append(batch.probabilities)
         good += some
         if progress is not None:
             progress(len(good) + len(failed), len(rows))
     if not good:
         first = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:SHOWN])
         raise InputError(f"none of the {len(truth)} images of {data} could be read: {first}")
-    found = Answers.joined(parts)
-    tables = ClassTables.of(found, classifier.classes)
+    figures: Mapping[str, Any]
+    tables: Tables
+    if is_class:
+        found = Answers.joined(few)
+        tables = of_classes = ClassTables.of(found, classifier.classes)
+        figures = figures_of(found, of_classes)
+    else:
+        texts, form = [truth[row] for row in good], classifier.record.form
+        scored = scored_targets(np.concatenate(parts), np.array(good), truth=texts, form=form)
+        figures, tables = scored.metrics, scored.tables
     # Images that the run was trained on flatter it. Ids are all that a run keeps of its images, and another
     # image may have the same id: the number is reported, and no image is left out.
     trained = _trained_ids(classifier.record.folder)
@@ -306,7 +327,7 @@ def _score_images(
         "n_unlabelled": manifest.n_rows - len(truth),
         "n_named_as_trained": n_trained,
     }
-    return {**figures_of(found, tables), **counts, **seen.figures()}, tables
+    return {**figures, **counts, **seen.figures()}, tables
 
 
 def _trained_ids(run: Path) -> set[str]:
@@ -317,7 +338,7 @@ def _trained_ids(run: Path) -> set[str]:
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:
     """Write the main figures on one line and the costs on another; without images, a figure is a dash."""
-    names = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+    names = next(task.figures for task in TASKS.values() if task.figures[0] in metrics)
     figures = ", ".join(f"{name.replace('_', ' ')} {_figure(metrics[name])}" for name in names)
     left_out = ""
     if n_failed := metrics.get("n_failed") or metrics.get("n_skipped"):
@@ -331,7 +352,8 @@ def describe_metrics(metrics: Mapping[str, Any]) -> str:
             "these, the figures flatter it: take others, or with --split test the test images of DATA alone "
             "where it has that split [TT513]"
         )
-    if metrics["n_test"] and "confusion_matrix" not in metrics and "out" not in metrics:
+    is_listed = "confusion_matrix" in metrics or "accuracy" not in metrics
+    if metrics["n_test"] and not is_listed and "out" not in metrics:
         lines.append(
             "note: the classes are too many to list; evaluate --out FOLDER writes the figures of each class "
             "and the confusion matrix [TT514]"

@@ -62,7 +62,11 @@ class Prediction:
     path : str
         The image's file, or ``image N`` for encoded bytes.
     label, confidence : str and float, optional
-        The most probable class and the probability of the class; None where the image could not be used.
+        The most probable class and the probability of the class; None where the image could not be used. Of
+        several labels an image: those that apply, with ``|`` between them, and how sure the least sure
+        decision about a label is.
+    labels : tuple of str, optional
+        Of several labels an image, those that apply, and none where no label does.
     probabilities : dict of str to float
         Probability of each class.
     error : str, optional
@@ -77,6 +81,7 @@ class Prediction:
     probabilities: dict[str, float] = field(default_factory=dict)
     error: str | None = None
     verdict: Verdict | None = None
+    labels: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         return repr_line(self, self.path, label=self.label, confidence=self.confidence, error=self.error)
@@ -91,6 +96,8 @@ class Prediction:
         """Return the fields that apply, as JSON values; with `top` above 1 also the likeliest classes."""
         row: dict[str, object] = {"path": self.path, "label": self.label, "confidence": self.confidence}
         row |= self.verdict.to_dict() if self.verdict is not None else {}
+        if self.labels is not None:
+            row["labels"] = list(self.labels)
         if top > 1:
             row["top"] = [{"label": label, "confidence": value} for label, value in self.top(top)]
         if probabilities:

@@ -1,16 +1,19 @@
 """Several labels an image: from the column `labels` to the figures of a run."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import average_precision_score, coverage_error, f1_score
 
-from toptune.store import FeatureCache
-from toptune.train import evaluate_run, load_run, train
+from toptune.store import FeatureCache, FeatureStore, InputError, Manifest, grow
+from toptune.train import FalkonClassifier, PreprocessedBlocks, evaluate_run, load_run, train, update_run
 
 Build = Callable[..., FeatureCache]
 NAMES = ("animal", "blue", "car", "round")
@@ -21,7 +24,7 @@ def several() -> tuple[list[str], dict[str, npt.NDArray[np.float32]], npt.NDArra
     """Labels of rows, and features that tell them."""
     rng = np.random.default_rng(0)
     marks = rng.random((N, len(NAMES))) < (0.5, 0.3, 0.4, 0.2)
-    hidden = marks @ rng.normal(size=(len(NAMES), 19)) * 1.5 + rng.normal(size=(N, 19))
+    hidden = marks @ rng.normal(size=(len(NAMES), 19)) * 0.9 + rng.normal(size=(N, 19))
     parts = np.split(hidden.astype(np.float32), [6, 11], axis=1)
     features = dict(zip(("block.mean", "block.cls", "last.mean"), parts, strict=True))
     texts = ["|".join(name for name, mark in zip(NAMES, row, strict=True) if mark) for row in marks]
@@ -44,7 +47,7 @@ def test_the_task_is_taken_by_itself(build: Build, tmp_path: Path, head: str) ->
     assert run.classes == list(NAMES)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     for name in ("mean_average_precision", "mean_average_precision_micro", "f1_micro", "f1_macro"):
-        assert 0.6 < metrics[name] <= 1, name
+        assert 0.5 < metrics[name] <= 1, name
     assert 0.2 < metrics["subset_accuracy"] <= 1
     assert set(metrics["per_label"]) == set(NAMES)
     again = evaluate_run(tmp_path / "run")
@@ -52,3 +55,118 @@ def test_the_task_is_taken_by_itself(build: Build, tmp_path: Path, head: str) ->
     loaded = load_run(tmp_path / "run")
     assert "mean average precision" in str(loaded)
     assert loaded.form.thresholds is not None
+
+
+def test_figures_are_those_of_scikit_learn(build: Build, tmp_path: Path) -> None:
+    made(build)
+    run = train(tmp_path / "store", dataset="pets", out=tmp_path / "run", head="ridge")
+    scores = pq.read_table(tmp_path / "run" / "label_scores.parquet")
+    truth, p = (
+        np.stack([scores[f"{what}{at}"].to_numpy() for at in range(len(NAMES))], axis=1) for what in "yp"
+    )
+    guesses = p >= run.head.thresholds
+    metrics = run.metrics
+    assert metrics["mean_average_precision"] == pytest.approx(
+        average_precision_score(truth, p, average="macro"), abs=1e-6
+    )
+    assert metrics["mean_average_precision_micro"] == pytest.approx(
+        average_precision_score(truth, p, average="micro"), abs=1e-6
+    )
+    for average in ("micro", "macro", "samples"):
+        expected = f1_score(truth, guesses, average=average, zero_division=0)
+        assert metrics[f"f1_{average}"] == pytest.approx(expected, abs=1e-6)
+    assert metrics["coverage_error"] == pytest.approx(coverage_error(truth, p), abs=1e-6)
+
+
+def test_an_update_equals_a_fit_to_the_same_rows(build: Build, tmp_path: Path) -> None:
+    made(build)
+    store = FeatureStore.open(tmp_path / "store")
+    run = train(
+        store, dataset="pets", out=tmp_path / "run", head="falkon", n_centers=25, solver="direct", cv=3
+    )
+    texts, _, _ = several()
+    old = store.features("tiny.demo", "pets").manifest
+    rows = run.train_rows[-3:]
+    texts[rows[0]], texts[rows[1]] = "animal|new", "blue|new"
+    changed = Manifest.from_columns(
+        ids=old.ids, sizes=old.sizes.tolist(), extra={"labels": texts, "slide": old.column("slide")}
+    )
+    grow(store, "pets", changed)
+    forgotten = old.ids[rows[2]]
+    newer = update_run(run.folder, out=tmp_path / "newer", forget=[forgotten])
+    assert newer.classes == sorted([*NAMES, "new"])
+    assert any("not calibrated: 1 label" in warning for warning in newer.record.warnings)
+    assert rows[2] not in newer.train_rows
+    names = [array.name for array in run.arrays]
+    after = store.features("tiny.demo", "pets")
+    X = np.asarray(PreprocessedBlocks(after.blocks(names, newer.train_rows), run.preprocessing))
+    Y = [[name in texts[row].split("|") for name in newer.classes] for row in newer.train_rows]
+    estimator: Any = newer.head.estimator  # type: ignore[attr-defined]
+    fresh = FalkonClassifier(
+        centers=estimator.centers_, sigma=estimator.sigma_, penalty=estimator.penalty_, cv=None,
+        solver="direct",
+    )  # fmt: skip
+    fresh.fit(X, np.array(Y, dtype=float))
+    np.testing.assert_allclose(newer.head.decision_function(X), fresh.scores(X), atol=1e-8)
+    # Folds are kept, and the labels that the rows were trained with are read again.
+    assert load_run(newer.folder).classes == newer.classes
+    assert evaluate_run(newer.folder)["n_test"] == newer.metrics["n_test"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "classification"}, "images of the data set have several labels"),
+        ({"head": "lda"}, "head 'lda' does not know --task multilabel; the heads that do are falkon"),
+        ({"head": "svm", "task": "multilabel"}, "does not know --task multilabel"),
+        ({"class_weight": "balanced"}, "a row has no one class"),
+        ({"threshold": "best"}, "threshold is 'best'; give f1"),
+        ({"threshold": 1.5}, "a number between 0 and 1"),
+        ({"label_column": "slide", "task": "multilabel"}, "no cell of column 'slide' has several labels"),
+        ({"label_column": "slide,tail"}, "no column 'tail'"),
+        ({"label_column": "slide,labels"}, "column 'slide' has 'slide 0' in row 0"),
+        ({"task": "regression"}, "needs --target COLUMN"),
+        ({"shots": 3}, "a row has no one class; give --train-size"),
+    ],
+)
+def test_bad_input(build: Build, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    made(build)
+    with pytest.raises(InputError, match=re.escape(message)):
+        train(tmp_path / "store", dataset="pets", out=tmp_path / "run", **{"head": "ridge", **options})
+
+
+def test_single_labels_are_no_several(build: Build, tmp_path: Path) -> None:
+    build()
+    with pytest.raises(InputError, match="the data set keeps one label an image"):
+        train(tmp_path / "store", dataset="pets", out=tmp_path / "run", task="multilabel")
+
+
+def test_columns_of_0_and_1(build: Build, tmp_path: Path) -> None:
+    _, features, marks = several()
+    columns: dict[str, list[Any]] = {
+        name: [int(mark) for mark in marks[:, at]] for at, name in enumerate(NAMES)
+    }
+    columns["blue"][:10] = ["?"] * 10
+    build(labels=[None] * N, features=features, extra=columns)
+    run = train(
+        tmp_path / "store", dataset="pets", out=tmp_path / "run", head="ridge", label_column=",".join(NAMES)
+    )
+    assert run.record.task == "multilabel"
+    assert run.classes == list(NAMES)
+    assert any("unknown:" in warning and "'blue' (" in warning for warning in run.record.warnings)
+    assert any("no label applies to" in warning for warning in run.record.warnings)
+    assert run.metrics["mean_average_precision"] > 0.5
+
+
+def test_thresholds_follow_their_rule(build: Build, tmp_path: Path) -> None:
+    made(build)
+    fixed = train(tmp_path / "store", dataset="pets", out=tmp_path / "a", head="ridge", threshold=0.3)
+    assert fixed.head.thresholds is not None
+    np.testing.assert_array_equal(fixed.head.thresholds, 0.3)
+    # A precision of nearly 1 asks for higher thresholds than F1 does.
+    precise, f1 = (
+        train(tmp_path / "store", dataset="pets", out=tmp_path / rule[:2], head="ridge", threshold=rule)
+        for rule in ("precision:0.99", "f1")
+    )
+    assert (precise.head.thresholds >= f1.head.thresholds - 1e-9).all()
+    assert (precise.head.thresholds > f1.head.thresholds).any()
