@@ -1,6 +1,7 @@
 """`FalkonLogisticClassifier`: Nystrom kernel softmax regression, for probabilities."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from toptune.train.logistic.plan import LogisticPlan, plan_logistic
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.block_reading import to_tensor
 from toptune.train.rows.grids import grid_of
-from toptune.train.solvers.one_pass import RELATIVE_PENALTIES
+from toptune.train.solvers.one_pass import RELATIVE_PENALTIES, SIGMOIDS
 
 
 class FalkonLogisticClassifier(ScoredClassifier):
@@ -108,6 +109,8 @@ class FalkonLogisticClassifier(ScoredClassifier):
     True
     """
 
+    takes_values: ClassVar[bool] = True
+
     def __init__(
         self,
         kernel: str = "gaussian",
@@ -161,6 +164,7 @@ class FalkonLogisticClassifier(ScoredClassifier):
         self.intercept_ = fitted.intercept.cpu().numpy()
         self.sigma_, self.penalty_ = fitted.sigma, fitted.chosen.penalty
         self.temperature_ = fitted.chosen.temperature
+        self.sigmoids_ = fitted.chosen.sigmoids
         self.report_ = logistic_report(
             fitted,
             rows,
@@ -221,7 +225,9 @@ def logistic_report(
         plan=plan.to_dict(),
         iteration=fitted.iteration,
         seconds={"setup": setup_seconds, **fitted.seconds},
-        calibration="softmax of a logistic fit's scores with one temperature, near 1, fitted out of fold",
+        calibration=SIGMOIDS
+        if rows.have_labels
+        else "softmax of a logistic fit's scores with one temperature, near 1, fitted out of fold",
     )
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,8 @@ from toptune.train.estimators.fit_report import HeadReport, LeftOutFigures
 from toptune.train.estimators.scored_classifier import ScoredClassifier
 from toptune.train.kernels.linear_maps import linear_coefficients, linear_maps, linear_scores
 from toptune.train.logistic.fit import MAX_ITERATIONS, TOLERANCE, convergence_notes
-from toptune.train.logistic.log_loss import NO_FOLD, LogisticRows
+from toptune.train.logistic.label_loss import logistic_rows
+from toptune.train.logistic.log_loss import NO_FOLD
 from toptune.train.logistic.path import RowSample, follow
 from toptune.train.logistic.plan import logistic_block_rows, sample_rows_for
 from toptune.train.logistic.selection import choose_penalty
@@ -23,6 +25,7 @@ from toptune.train.numerics.quasi_newton import MEMORY
 from toptune.train.passes.feature_rows import FeatureRows
 from toptune.train.passes.peak_memory import host_peak_bytes
 from toptune.train.rows.grids import grid_of
+from toptune.train.solvers.one_pass import SIGMOIDS
 
 # Up to this many features r the preconditioner is a matrix (r, r), whose factor costs r^3 / 3; above, the
 # preconditioner is diagonal.
@@ -96,6 +99,8 @@ class StreamingLogisticClassifier(ScoredClassifier):
     (3, 4)
     """
 
+    takes_values: ClassVar[bool] = True
+
     def __init__(
         self,
         penalty: float | Sequence[float] | None = None,
@@ -120,12 +125,13 @@ class StreamingLogisticClassifier(ScoredClassifier):
         block_rows, is_cached, peak_bytes = self._plan(given)
         maps = linear_maps(rows.blocks, device=given.device)
         features = FeatureRows(rows, maps, block_rows=block_rows, is_cached=is_cached, device=given.device)
-        problem = LogisticRows(features, None)
+        problem = logistic_rows(features, None)
         # The preconditioner stands for all rows, so the sample is uniform.
         drawn = np.sort(np.random.default_rng(given.seed).permutation(n)[: _sample_rows(n, features.rank)])
         sample = RowSample(
             features.sample(drawn) - problem.feature_mean,
             torch.from_numpy(rows.weights[drawn]).to(given.device),
+            have_labels=rows.have_labels,
         )
         seconds, start = {"setup": given.seconds}, time.perf_counter()
         selection = choose_penalty(problem, grid_of(self.penalty, "penalty"), sample)
@@ -143,8 +149,10 @@ class StreamingLogisticClassifier(ScoredClassifier):
         # The iteration sees centered features; the intercept of plain features takes the mean back.
         self.intercept_ = (beta[-1] - problem.feature_mean @ beta[:-1]).cpu().numpy()
         self.penalty_, self.temperature_ = selection.penalty, selection.temperature
+        self.sigmoids_ = selection.sigmoids
         self.report_ = HeadReport(
-            solver="multinomial logistic regression by L-BFGS, penalty cross-validated",
+            solver=f"{'binary' if rows.have_labels else 'multinomial'} logistic regression by L-BFGS, "
+            "penalty cross-validated",
             n_rows=n,
             n_features=d,
             n_folds=rows.n_folds,
@@ -154,7 +162,9 @@ class StreamingLogisticClassifier(ScoredClassifier):
                 accuracy=selection.accuracy, log_loss=selection.log_loss, n_rows=rows.n_validated
             ),
             temperature=selection.temperature,
-            calibration="softmax of a logistic fit's scores with one temperature, near 1, fitted out of fold",
+            calibration=SIGMOIDS
+            if rows.have_labels
+            else "softmax of a logistic fit's scores with one temperature, near 1, fitted out of fold",
             table=[*selection.table],
             warnings=[*selection.warnings, *convergence_notes(found)],
             peak_bytes=peak_bytes,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.block_reading import block_bytes_for, check_finite, to_tensor
 from toptune.train.rows.grids import values_of
 from toptune.train.rows.inputs import predict_inputs
+from toptune.train.solvers.one_pass import SIGMOIDS
 
 Matrix = npt.NDArray[np.float64]
 NEIGHBORS = (1, 3, 5, 10, 20, 50, 100, 200)
@@ -68,8 +70,8 @@ class NearestNeighborClassifier(ScoredClassifier):
         Labels of the classes, sorted.
     rows_ : ndarray, shape (n, d)
         Training rows, of unit length for the cosine.
-    codes_ : ndarray of int64, shape (n,)
-        Position of each row's class in ``classes_``.
+    codes_ : ndarray, shape (n,) or (n, n_labels)
+        Position of each row's class in ``classes_``; of several labels 1, 0, and -1 where unknown.
     n_neighbors_ : int
     weights_, metric_ : str
         Chosen values.
@@ -96,6 +98,8 @@ class NearestNeighborClassifier(ScoredClassifier):
     >>> round(head.score(X, y), 2), head.n_neighbors_
     (0.98, 3)
     """
+
+    takes_values: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -135,13 +139,16 @@ class NearestNeighborClassifier(ScoredClassifier):
         votes = _left_out(kept, rows, settings, metric, given.limits.cuda_bytes)
         left = score_left_out(votes, rows, n_settings=len(settings))
         compared = compare(settings, left, rows)
-        self.rows_, self.codes_ = kept.cpu().numpy(), rows.codes
+        self.rows_, self.codes_ = kept.cpu().numpy(), _codes(rows)
         self.n_neighbors_, self.weights_ = compared.chosen["n_neighbors"], compared.chosen["weights"]
         self.metric_, self.temperature_ = metric, compared.temperature
+        self.sigmoids_ = compared.sigmoids
         self.report_ = compared.report(
             rows,
             solver="exact nearest neighbors, k and weights cross-validated from one search",
-            calibration="shares of the votes, smoothed, with one temperature fitted out of fold",
+            calibration=SIGMOIDS
+            if rows.have_labels
+            else "shares of the votes, smoothed, with one temperature fitted out of fold",
             peak_bytes=peak_bytes,
             seconds={"total": given.seconds},
         )
@@ -183,7 +190,7 @@ class NearestNeighborClassifier(ScoredClassifier):
                 check_finite(values, start=where.start)
                 queries = ready(to_tensor(values, dtype=dtype, device=kept.device), self.metric_)
                 nearness, at = nearness_of(queries, kept, self.metric_).topk(self.n_neighbors_, dim=1)
-                scores = vote_scores(nearness, codes[at], len(self.classes_), self.weights_)
+                scores = scores_of_votes(nearness, at, codes, len(self.classes_), self.weights_)
                 result[where] = scores.cpu().numpy()
         return result
 
@@ -205,7 +212,7 @@ def _left_out(
     kept: Tensor, rows: TrainingRows, settings: Sequence[Params], metric: str, cuda_bytes: int | None
 ) -> Iterator[tuple[slice, Iterator[Matrix]]]:
     """Yield the votes of each block's neighbors in other folds, for every setting from one search."""
-    codes, folds = (torch.from_numpy(each).to(kept.device) for each in (rows.codes, rows.folds))
+    codes, folds = (torch.from_numpy(each).to(kept.device) for each in (_codes(rows), rows.folds))
     most = max(setting["n_neighbors"] for setting in settings)
     step = compared_rows(len(kept), kept.shape[1], rows.n_classes, cuda_bytes=cuda_bytes)
     for start in range(0, rows.n, step):
@@ -215,24 +222,61 @@ def _left_out(
         # Neither do rows that take no part in cross-validation; their own scores count for nothing.
         nearness.masked_fill_((folds[where, None] == folds) | (folds == rows.n_folds), -torch.inf)
         nearest, at = nearness.topk(most, dim=1)
-        of_class = codes[at]
         votes = (
-            vote_scores(nearest[:, :k], of_class[:, :k], rows.n_classes, setting["weights"]).cpu().numpy()
+            scores_of_votes(nearest[:, :k], at[:, :k], codes, rows.n_classes, setting["weights"])
+            .cpu()
+            .numpy()
             for setting in settings
             for k in [setting["n_neighbors"]]
         )
         yield where, votes
 
 
-def vote_scores(nearness: Tensor, classes: Tensor, n_classes: int, weights: str) -> Tensor:
-    """Return scores (b, n_classes) from nearness and class of each row's neighbors (b, k), nearest first."""
+def _codes(rows: TrainingRows) -> npt.NDArray[np.integer]:
+    """Return the class of each row (n,), or its labels (n, n_labels): 1, 0, and -1 where unknown."""
+    if rows.targets is None:
+        return rows.codes
+    return np.nan_to_num(rows.targets.values, nan=-1.0).astype(np.int8)
+
+
+def scores_of_votes(nearness: Tensor, at: Tensor, codes: Tensor, n_classes: int, weights: str) -> Tensor:
+    """Return scores (b, n_classes) from the neighbors of rows.
+
+    Parameters
+    ----------
+    nearness : Tensor, shape (b, k)
+        Of each row's neighbors, nearest first.
+    at : Tensor of int64, shape (b, k)
+        Which rows the neighbors are.
+    codes : Tensor, shape (n,) or (n, n_labels)
+        See `NearestNeighborClassifier.codes_`.
+    n_classes : int
+    weights : {"uniform", "similarity"}
+    """
+    if codes.ndim == 1:
+        return vote_scores(nearness, codes[at], n_classes, weights)
+    shares, counts = _shares(nearness, weights)
+    # One product serves all labels: the shares stand where the neighbors are among all rows.
+    of_rows = shares.new_zeros((len(at), len(codes))).scatter_add_(1, at, shares)
+    with_label = of_rows @ (codes == 1).double() * counts
+    known = of_rows @ (codes >= 0).double() * counts
+    # One further neighbor that votes half for and half against keeps every share off 0 and 1.
+    return torch.logit((with_label + 0.5) / (known + 1))
+
+
+def _shares(nearness: Tensor, weights: str) -> tuple[Tensor, Tensor]:
+    """Return the share of each neighbor's vote (b, k), and how many neighbors vote (b, 1)."""
     # Where fewer than k rows lie in other folds, the last places are masked rows, which have no vote.
     is_there = torch.isfinite(nearness)
     counts = is_there.sum(dim=1, keepdim=True)
     if weights == "similarity":
-        shares = torch.softmax(nearness.double() / VOTE_TEMPERATURE, dim=1)
-    else:
-        shares = is_there.double() / counts
+        return torch.softmax(nearness.double() / VOTE_TEMPERATURE, dim=1), counts
+    return is_there.double() / counts, counts
+
+
+def vote_scores(nearness: Tensor, classes: Tensor, n_classes: int, weights: str) -> Tensor:
+    """Return scores (b, n_classes) from nearness and class of each row's neighbors (b, k), nearest first."""
+    shares, counts = _shares(nearness, weights)
     votes = shares.new_zeros((shares.shape[0], n_classes)).scatter_add_(1, classes, shares)
     # One further neighbor that votes evenly keeps every share above 0, whose logarithm would be infinite.
     smoothed = (votes * counts + 1 / n_classes) / (counts + 1)

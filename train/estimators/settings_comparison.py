@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from toptune.train.estimators.arguments import Params
 from toptune.train.estimators.fit_report import HeadReport, LeftOutFigures, Record
-from toptune.train.numerics.calibration import fit_temperature
+from toptune.train.numerics.calibration import Temperature
+from toptune.train.numerics.sigmoids import Sigmoids
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows
 from toptune.train.solvers.selection import choose
 
@@ -34,6 +35,8 @@ class Comparison:
         Notes on a choice at the edge of its grid.
     scores : ndarray of float32, shape (n_kept, n_classes)
         Left-out scores of `TrainingRows.calibration_rows` by the best settings.
+    sigmoids : Sigmoids or None
+        What calibrates the scores of several labels a row; the temperature is 1 then.
     """
 
     chosen: Params
@@ -42,6 +45,7 @@ class Comparison:
     table: list[Record]
     warnings: list[str]
     scores: npt.NDArray[np.float32]
+    sigmoids: Sigmoids | None = None
 
     def report(
         self,
@@ -93,7 +97,7 @@ def score_left_out(
     for where, of_settings in blocks:
         first, last = np.searchsorted(kept, [where.start, where.stop])
         for result, scores in zip(results, of_settings, strict=True):
-            result.correct += float(weights[where] @ (scores.argmax(axis=1) == rows.codes[where]))
+            result.correct += float(weights[where] @ right_shares(rows, where, scores))
             result.scores[first:last] = scores[kept[first:last] - where.start]
     return results
 
@@ -111,26 +115,53 @@ def compare(settings: Settings, left: Sequence[OutOfFold], rows: TrainingRows) -
     """
     n, kept = rows.n_validated, rows.calibration_rows()
     accuracies = [result.correct / float(rows.validated_weights.sum()) for result in left]
-    calibrated = [fit_temperature(result.scores, rows.codes[kept], rows.weights[kept]) for result in left]
+    calibrated = [_calibrated(rows, result.scores, kept) for result in left]
     best = choose(accuracies, [each.log_loss for each in calibrated], n=n)
+    found = calibrated[best]
     chosen = dict(settings[best])
     return Comparison(
         chosen=chosen,
-        temperature=calibrated[best].value,
+        temperature=_temperature(found) or 1.0,
         left_out=LeftOutFigures(accuracy=accuracies[best], log_loss=calibrated[best].log_loss, n_rows=n),
         table=[
             {
                 **each,
                 "accuracy": accuracies[at],
                 "log_loss": calibrated[at].log_loss,
-                "temperature": calibrated[at].value,
+                "temperature": _temperature(calibrated[at]),
                 "is_chosen": at == best,
             }
             for at, each in enumerate(settings)
         ],
         warnings=edges(settings, chosen),
         scores=left[best].scores,
+        sigmoids=found if isinstance(found, Sigmoids) else None,
     )
+
+
+def _calibrated(
+    rows: TrainingRows, scores: npt.NDArray[np.floating], kept: npt.NDArray[np.int64]
+) -> Temperature | Sigmoids:
+    found = rows.calibration(scores, kept)
+    assert found is not None, "classes and labels have probabilities"
+    return found
+
+
+def _temperature(found: Temperature | Sigmoids) -> float | None:
+    return found.value if isinstance(found, Temperature) else None
+
+
+def right_shares(rows: TrainingRows, where: slice, scores: npt.NDArray[np.floating]) -> Matrix:
+    """Return 1 for each row (b,) of a block whose class has the highest of its scores, else 0.
+
+    Of several labels a row, the share of its known labels whose score has the right sign.
+    """
+    if rows.targets is None:
+        return np.asarray(scores.argmax(axis=1) == rows.codes[where], np.float64)
+    truth = rows.targets.values[where]
+    known = np.isfinite(truth)
+    is_right = ((scores > 0) == (truth > 0.5)) & known
+    return np.asarray(is_right.sum(axis=1) / np.maximum(known.sum(axis=1), 1), np.float64)
 
 
 def edges(settings: Settings, chosen: Params) -> list[str]:

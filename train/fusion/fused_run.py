@@ -16,7 +16,9 @@ from toptune.store.files.json_records import record_from_json, record_to_json
 from toptune.store.files.json_values import read_json
 from toptune.text import counted, repr_line
 from toptune.train.answers.files import LEFT_OUT
+from toptune.train.fusion.label_pool import pooled
 from toptune.train.fusion.pool import Pool, logs_of
+from toptune.train.numerics.thresholds import EVEN
 from toptune.train.rows.options import RowOptions
 from toptune.train.runs.record import (
     CONFIG,
@@ -31,6 +33,7 @@ from toptune.train.runs.record import (
 )
 from toptune.train.runs.run import Run, check_probabilities, first_line, last_lines, read_roles
 from toptune.train.tasks.answer_form import AnswerForm
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL
 
 MEMBERS = "members"
 _ADVICE = "train again"
@@ -100,7 +103,9 @@ class FusedRun:
     @property
     def form(self) -> AnswerForm:
         """How the probabilities of the run become answers."""
-        return AnswerForm(task=self.record.task_name, names=self.classes)
+        chosen = self.fusion.thresholds
+        thresholds = None if chosen is None else np.array([chosen.get(name, EVEN) for name in self.classes])
+        return AnswerForm(task=self.record.task_name, names=self.classes, thresholds=thresholds)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -132,7 +137,8 @@ class FusedRun:
     @property
     def row_options(self) -> RowOptions:
         """The options that decide which rows train and which test."""
-        return record_from_json(RowOptions, self.record.options, where=f"{self.folder / CONFIG}: options")
+        options = {"task": CLASSIFICATION, **self.record.options}
+        return record_from_json(RowOptions, options, where=f"{self.folder / CONFIG}: options")
 
     @cached_property
     def pool(self) -> Pool:
@@ -146,7 +152,10 @@ class FusedRun:
 
     def fuse(self, probabilities: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
         """Combine the probabilities (n, n_classes) of the members, in their order, by the weights."""
-        fused = self.pool.probabilities(np.stack([logs_of(each) for each in probabilities]))
+        if self.record.task_name == MULTILABEL:
+            fused = pooled(self.pool, probabilities)
+        else:
+            fused = self.pool.probabilities(np.stack([logs_of(each) for each in probabilities]))
         check_probabilities(fused, self.folder)
         return fused
 

@@ -21,8 +21,10 @@ from toptune.text import counted
 from toptune.train.answers.class_tree import ClassTree
 from toptune.train.answers.left_out import LeftOut
 from toptune.train.fusion.fused_run import MEMBERS, FusedRun, noun_of
+from toptune.train.fusion.label_pool import pair_rows, pooled
 from toptune.train.fusion.pool import Pool
 from toptune.train.fusion.weights import LeftOutRows, Weighing, weigh, without_members
+from toptune.train.numerics.thresholds import F1, ThresholdRule, choose_thresholds
 from toptune.train.passes.training_rows import LeftOutScores
 from toptune.train.rows.chosen_rows import ChosenRows
 from toptune.train.rows.folds import Folds
@@ -30,6 +32,7 @@ from toptune.train.rows.inputs import row_weights
 from toptune.train.runs.options import LATE
 from toptune.train.runs.record import (
     LIBRARIES,
+    VERSION,
     FusionRecord,
     MemberRecord,
     RunRecord,
@@ -39,6 +42,7 @@ from toptune.train.runs.run import Run
 from toptune.train.runs.scoring import Rows, Scored, score_together
 from toptune.train.runs.training import run_metrics
 from toptune.train.runs.writing import new_run_folder, size_note, write_account, write_decisions
+from toptune.train.tasks.task import TargetMatrix
 
 # The folder of a member has its number and so much of the name of its model.
 _SLUG_LENGTH = 60
@@ -90,10 +94,18 @@ class Training:
     folds: npt.NDArray[np.int64]
     things: Sequence[str] | None = None
     answers_from: str = ""
+    # Of several labels a row: 1, 0, or NaN where unknown (n, n_labels), in place of codes.
+    labels: npt.NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, rows: ChosenRows, *, class_weight: str | None) -> "Training":
         """Take them from the rows that were chosen."""
+        if isinstance(targets := rows.train_targets, TargetMatrix):
+            n = len(targets)
+            return cls(
+                codes=np.zeros(n, np.int64), weights=np.ones(n), folds=rows.folds.numbers,
+                labels=targets.values,
+            )  # fmt: skip
         found = cls.labeled(rows.train_labels, rows.folds.numbers, class_weight=class_weight)
         return replace(found, things=rows.train_things, answers_from=rows.options.answers_from)
 
@@ -113,6 +125,8 @@ class Training:
         assert len(of_members) == len(members), "all heads have left-out scores"
         for scores in of_members:
             assert np.array_equal(scores.rows, kept), "all heads have the same folds"
+        if self.labels is not None:
+            return pair_rows(_probabilities(members), self.labels[kept], self.folds[kept])
         return LeftOutRows(
             logs=np.stack(
                 [
@@ -124,6 +138,26 @@ class Training:
             weights=self.weights[kept],
             folds=self.folds[kept],
         )
+
+
+def _probabilities(members: Sequence[Member]) -> list[npt.NDArray[np.float64]]:
+    """Return the calibrated probabilities (n_kept, n_labels) of the rows that each head left out."""
+    return [
+        member.run.head.probabilities_of(member.left_out.scores)
+        for member in members
+        if member.left_out is not None
+    ]
+
+
+def _thresholds(members: Sequence[Member], training: Training, pool: Pool) -> dict[str, float] | None:
+    """Choose from which probability each label applies, by the rows that all heads left out."""
+    left = members[0].left_out
+    if training.labels is None or left is None:
+        return None
+    run = members[0].run
+    rule = ThresholdRule.of(str(run.record.options.get("threshold", F1)))
+    found = choose_thresholds(pooled(pool, _probabilities(members)), training.labels[left.rows], rule)
+    return dict(zip(run.classes, found.tolist(), strict=True))
 
 
 def fused_run(
@@ -155,7 +189,7 @@ def fused_run(
     dropped = [member for member, keeps in zip(members, is_kept, strict=True) if not keeps]
     run = FusedRun(
         folder=path,
-        record=_record(kept, dropped, pool, weighing),
+        record=_record(kept, dropped, pool, weighing, thresholds=_thresholds(kept, training, pool)),
         metrics={},
         members=tuple(member.run for member in kept),
         train_rows=kept[0].run.train_rows,
@@ -267,7 +301,14 @@ def calibrated_logs(left_out: LeftOutScores, temperature: float | None) -> npt.N
     return logs
 
 
-def _record(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weighing: Weighing) -> RunRecord:
+def _record(
+    kept: Sequence[Member],
+    dropped: Sequence[Member],
+    pool: Pool,
+    weighing: Weighing,
+    *,
+    thresholds: Mapping[str, float] | None = None,
+) -> RunRecord:
     """Make the record of a fused run: what its members share, and how they are weighed."""
     base = kept[0].run.record
     members = []
@@ -285,7 +326,9 @@ def _record(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weigh
             )
         )
     return RunRecord(
+        version=base.version if base.task is not None else VERSION,
         kind=LATE,
+        task=base.task,
         store=base.store,
         dataset=base.dataset,
         dataset_version=base.dataset_version,
@@ -319,6 +362,7 @@ def _record(kept: Sequence[Member], dropped: Sequence[Member], pool: Pool, weigh
             gain=weighing.gain,
             standard_error=weighing.standard_error,
             dropped=tuple(member.name for member in dropped),
+            thresholds=thresholds,
         ),
     )
 

@@ -38,7 +38,7 @@ from toptune.train.runs.training import (
     with_new_head,
 )
 from toptune.train.runs.writing import check_out
-from toptune.train.tasks.names import CLASSIFICATION
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL
 
 if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that is refused does not need
     from toptune.train.fusion.fused_run import FusedRun
@@ -66,7 +66,7 @@ def train_late(
         options,
         lambda found: found[models[0]].manifest,
     )
-    if options.rows.task != CLASSIFICATION:
+    if options.rows.task not in (CLASSIFICATION, MULTILABEL):
         raise InputError(
             f"fusion {LATE!r} does not know --task {options.rows.task}; give --fusion {JOIN}, or one model",
             option="fusion",

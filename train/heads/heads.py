@@ -84,6 +84,10 @@ class Head(Protocol):
         """Fit to features (n, d) and labels (n,), or to targets; rows of equal `groups` share a fold."""
         ...
 
+    def probabilities_of(self, scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """Return the probabilities (n, n_classes) of scores (n, n_classes), left-out ones for instance."""
+        ...
+
     def decision_function(self, X: Features) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d); a higher score is likelier."""
         ...

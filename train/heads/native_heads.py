@@ -15,6 +15,7 @@ from toptune.train.heads.files import HeadDescription, read_arrays, write_arrays
 from toptune.train.heads.kind import HeadKind, NativeForm
 from toptune.train.heads.kinds import kind_of
 from toptune.train.heads.reported_head import ReportedHead
+from toptune.train.numerics.calibration import softmax
 from toptune.train.numerics.sigmoids import Sigmoids
 from toptune.train.numerics.thresholds import ThresholdRule, choose_thresholds
 from toptune.train.rows.folds import FoldsReducedWarning
@@ -103,7 +104,7 @@ class OwnHead(ReportedHead):
         if left is None:
             even = rule if rule.how == "fixed" else ThresholdRule("fixed")
             return choose_thresholds(targets[:0], targets[:0], even)
-        probabilities = self.estimator.sigmoids_.probabilities(left.scores)
+        probabilities = np.asarray(self.estimator.sigmoids_.probabilities(left.scores), np.float64)
         return choose_thresholds(probabilities, targets[left.rows], rule)
 
     def with_estimator(self, estimator: object, report: Mapping[str, object]) -> "OwnHead":
@@ -113,6 +114,11 @@ class OwnHead(ReportedHead):
         head._names, head.thresholds, head.levels = self._names, self.thresholds, self.levels
         head._report = json_ready(dict(report))
         return head
+
+    def probabilities_of(self, scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        if self.thresholds is not None:
+            return np.asarray(self.estimator.sigmoids_.probabilities(scores), np.float64)
+        return softmax(scores, self.temperature)
 
     def for_labels(self, names: Sequence[str], thresholds: npt.NDArray[np.float64]) -> "OwnHead":
         """Return this head with other names and thresholds of its labels."""
@@ -241,7 +247,8 @@ def _check_shapes(folder: Path, arrays: Mapping[str, npt.NDArray[np.generic]], *
     """Refuse arrays that belong to other classes than ``head.json`` names."""
     found = None
     if "codes" in arrays:
-        found = int(arrays["codes"].max()) + 1
+        codes = arrays["codes"]
+        found = codes.shape[1] if codes.ndim == 2 else int(codes.max()) + 1
     elif of_classes := [arrays[name] for name in ("intercept", "means") if name in arrays]:
         found = len(of_classes[0])
     if found not in (None, n_classes):

@@ -255,6 +255,10 @@ class SklearnHead(ReportedHead):
             return self._scaling.restored(found)
         return self._by_block(X, lambda block: scores_of(self.estimator, block, len(self._classes)))
 
+    def probabilities_of(self, scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        assert self.temperature is not None, "a head with left-out scores has a temperature"
+        return softmax(scores, self.temperature)
+
     def predict_proba(self, X: Features) -> npt.NDArray[np.float64]:
         if self.task == REGRESSION:
             return self.rounded(self.decision_function(X))

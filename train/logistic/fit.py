@@ -15,6 +15,7 @@ from torch import Tensor
 from toptune.train.kernels.kernels import Linear, Radial
 from toptune.train.kernels.maps import NystromMaps
 from toptune.train.kernels.whitening import Whitening
+from toptune.train.logistic.label_loss import logistic_rows
 from toptune.train.logistic.log_loss import NO_FOLD, LogisticRows
 from toptune.train.logistic.path import RowSample, Stop, follow
 from toptune.train.logistic.plan import LogisticPlan, logistic_block_rows, sample_rows_for
@@ -129,7 +130,7 @@ class Problem:
         kernel_rows = KernelRows(
             rows, maps.kernels[0], maps.centers[kept], block_rows=block_rows, is_cached=is_cached
         )
-        logistic_rows = LogisticRows(kernel_rows, whitening.factor)
+        problem_rows = logistic_rows(kernel_rows, whitening.factor)
         # Drawn uniformly, however the centers were chosen, because the sample stands for all rows.
         drawn = np.random.default_rng(seed).permutation(n)[: sample_rows_for(n=n, rank=len(maps.centers))]
         drawn.sort()
@@ -139,11 +140,13 @@ class Problem:
                 rows.blocks.take(drawn[first : first + block_rows]), dtype=dtype, device=device
             )
             (phi,) = maps.features(values, [0])
-            torch.sub(phi, logistic_rows.feature_mean, out=sample[first : first + block_rows])
+            torch.sub(phi, problem_rows.feature_mean, out=sample[first : first + block_rows])
         return cls(
             maps=maps,
-            rows=logistic_rows,
-            sample=RowSample(sample, torch.from_numpy(rows.weights[drawn]).to(device)),
+            rows=problem_rows,
+            sample=RowSample(
+                sample, torch.from_numpy(rows.weights[drawn]).to(device), have_labels=rows.have_labels
+            ),
         )
 
 

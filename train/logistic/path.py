@@ -43,10 +43,19 @@ class RowSample:
         Features of the rows, less the mean of all rows.
     weights : Tensor of float64, shape (s,)
         Weights of the rows in the loss.
+    have_labels : bool
+        Whether the columns of scores are labels, each with a sigmoid of its own.
     """
 
     features: Tensor
     weights: Tensor
+    have_labels: bool = False
+
+    def curvature(self, point: Tensor) -> Tensor:
+        """Return the mean curvature (s,) of the loss at a point (r + 1, n_classes), over its columns."""
+        scores = torch.addmm(point[-1], self.features, point[:-1])
+        p = torch.sigmoid(scores) if self.have_labels else torch.softmax(scores, dim=1)
+        return (p - p.square()).mean(dim=1)
 
     @property
     def total_variance(self) -> float:
@@ -212,8 +221,7 @@ def _preconditioner(descents: Sequence[Descent], sample: RowSample) -> tuple[Pre
     features, weights = sample.features, sample.weights
     curvature = torch.zeros_like(weights)
     for descent in descents:
-        p = torch.softmax(torch.addmm(descent.value[-1], features, descent.value[:-1]), dim=1)
-        curvature += (p - p.square()).mean(dim=1) / len(descents)
+        curvature += sample.curvature(descent.value) / len(descents)
     share = weights * curvature.clamp_(min=_LEAST_CURVATURE) / weights.sum()
     r = features.shape[1]
     if len(features) < r:

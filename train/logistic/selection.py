@@ -16,6 +16,7 @@ from torch import Tensor
 from toptune.train.logistic.log_loss import LogisticRows
 from toptune.train.logistic.path import RowSample, Stop, follow
 from toptune.train.numerics.calibration import fit_temperature, softmax
+from toptune.train.numerics.sigmoids import Sigmoids
 from toptune.train.passes.training_rows import TrainingRows
 
 # Penalties of the default grid in units of the features' total variance. They are half a decade apart: each
@@ -88,6 +89,8 @@ class Chosen:
         Largest jitter that a preconditioner needed.
     left_out : ndarray, shape (n_kept, n_classes)
         Left-out scores of `TrainingRows.calibration_rows` by the chosen penalty.
+    sigmoids : Sigmoids or None
+        What calibrates the scores of several labels a row; the temperature is 1 then.
     """
 
     penalty: float
@@ -100,6 +103,7 @@ class Chosen:
     warnings: list[str]
     jitter: float
     left_out: npt.NDArray[np.floating]
+    sigmoids: Sigmoids | None = None
 
     @property
     def table(self) -> list[dict[str, Any]]:
@@ -139,7 +143,7 @@ def choose_penalty(rows: LogisticRows, penalties: Sequence[float] | None, sample
         rows, grid, folds=folds, sample=sample, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS
     ):
         jitter = max(jitter, stop.jitter)
-        tried.append(_tried(stop, weight))
+        tried.append(_tried(stop, weight, n_losses=training.n_classes if training.have_labels else 1))
         losses.append(sum(each.left_out_loss for each in stop.evaluations))
         if best is None or losses[-1] < best_loss - LEAST_GAIN:
             best, best_loss = stop, losses[-1]
@@ -149,7 +153,13 @@ def choose_penalty(rows: LogisticRows, penalties: Sequence[float] | None, sample
     at = next(number for number, row in enumerate(tried) if row.penalty == best.penalty)
     notes = _notes(tried, grid, at)
     left_out = rows.left_out_scores(best.points, folds, training.calibration_rows())
-    temperature, log_loss = _temperature(training, left_out, notes)
+    sigmoids = None
+    if training.have_labels:
+        found = training.calibration(left_out, training.calibration_rows())
+        assert isinstance(found, Sigmoids), "labels are calibrated by sigmoids"
+        temperature, log_loss, sigmoids = 1.0, found.log_loss, found
+    else:
+        temperature, log_loss = _temperature(training, left_out, notes)
     tried[at] = winner = replace(tried[at], is_chosen=True, temperature=temperature)
     skipped = [TriedPenalty(penalty=penalty) for penalty in grid[len(tried) :]]
     return Chosen(
@@ -163,11 +173,12 @@ def choose_penalty(rows: LogisticRows, penalties: Sequence[float] | None, sample
         warnings=notes,
         jitter=jitter,
         left_out=left_out,
+        sigmoids=sigmoids,
     )
 
 
-def _tried(stop: Stop, weight: float) -> TriedPenalty:
-    """Summarize the left-out rows, whose weight is given, at one stop."""
+def _tried(stop: Stop, weight: float, *, n_losses: int) -> TriedPenalty:
+    """Summarize the left-out rows, whose weight is given, at one stop; a row has `n_losses`."""
     loss = sum(each.left_out_loss for each in stop.evaluations)
     squares = sum(each.left_out_squares for each in stop.evaluations)
     correct = sum(each.left_out_correct for each in stop.evaluations)
@@ -175,7 +186,7 @@ def _tried(stop: Stop, weight: float) -> TriedPenalty:
         penalty=stop.penalty,
         squared_error=squares / weight,
         accuracy=correct / weight,
-        log_loss=loss / weight,
+        log_loss=loss / weight / n_losses,
         reason=stop.reason,
         n_passes=len(stop.history) - 1,
     )

@@ -225,6 +225,8 @@ class FusionRecord:
         weights, and the standard error of the difference.
     dropped : tuple of str
         Models whose heads were trained, weigh nothing and are no part of the run.
+    thresholds : mapping of str to float, optional
+        Of several labels: from which probability each label applies.
     runs : tuple of str
         Of a run that `toptune.train.blend` made, the runs that it was made of.
     """
@@ -236,6 +238,7 @@ class FusionRecord:
     standard_error: float | None = None
     dropped: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
+    thresholds: Mapping[str, float] | None = None
     others: JsonObject = field(default_factory=dict)
 
 

@@ -10,10 +10,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, coverage_error, f1_score
 
 from toptune.store import FeatureCache, FeatureStore, InputError, Manifest, grow
-from toptune.train import FalkonClassifier, PreprocessedBlocks, evaluate_run, load_run, train, update_run
+from toptune.train import (
+    FalkonClassifier,
+    PreprocessedBlocks,
+    StreamingLogisticClassifier,
+    evaluate_run,
+    load_run,
+    make_head,
+    train,
+    update_run,
+)
+from toptune.train.tasks.task import TargetMatrix
 
 Build = Callable[..., FeatureCache]
 NAMES = ("animal", "blue", "car", "round")
@@ -38,7 +49,7 @@ def made(build: Build, texts: list[Any] | None = None, **options: Any) -> None:
     build(labels=labels, features=features, extra={"labels": texts}, **options)
 
 
-@pytest.mark.parametrize("head", ["ridge", "falkon"])
+@pytest.mark.parametrize("head", ["ridge", "falkon", "falkon-logistic", "logistic", "knn"])
 def test_the_task_is_taken_by_itself(build: Build, tmp_path: Path, head: str) -> None:
     made(build)
     run = train(tmp_path / "store", dataset="pets", out=tmp_path / "run", head=head)
@@ -93,7 +104,7 @@ def test_an_update_equals_a_fit_to_the_same_rows(build: Build, tmp_path: Path) -
     )
     grow(store, "pets", changed)
     forgotten = old.ids[rows[2]]
-    newer = update_run(run.folder, out=tmp_path / "newer", forget=[forgotten])
+    newer: Any = update_run(run.folder, out=tmp_path / "newer", forget=[forgotten])
     assert newer.classes == sorted([*NAMES, "new"])
     assert any("not calibrated: 1 label" in warning for warning in newer.record.warnings)
     assert rows[2] not in newer.train_rows
@@ -101,7 +112,7 @@ def test_an_update_equals_a_fit_to_the_same_rows(build: Build, tmp_path: Path) -
     after = store.features("tiny.demo", "pets")
     X = np.asarray(PreprocessedBlocks(after.blocks(names, newer.train_rows), run.preprocessing))
     Y = [[name in texts[row].split("|") for name in newer.classes] for row in newer.train_rows]
-    estimator: Any = newer.head.estimator  # type: ignore[attr-defined]
+    estimator: Any = newer.head.estimator
     fresh = FalkonClassifier(
         centers=estimator.centers_, sigma=estimator.sigma_, penalty=estimator.penalty_, cv=None,
         solver="direct",
@@ -168,5 +179,64 @@ def test_thresholds_follow_their_rule(build: Build, tmp_path: Path) -> None:
         train(tmp_path / "store", dataset="pets", out=tmp_path / rule[:2], head="ridge", threshold=rule)
         for rule in ("precision:0.99", "f1")
     )
-    assert (precise.head.thresholds >= f1.head.thresholds - 1e-9).all()
-    assert (precise.head.thresholds > f1.head.thresholds).any()
+    high, low = (np.asarray(run.head.thresholds) for run in (precise, f1))
+    assert (high >= low - 1e-9).all()
+    assert (high > low).any()
+
+
+@pytest.mark.parametrize("head", ["ridge", "falkon", "falkon-logistic", "logistic", "knn"])
+def test_unknown_labels_are_no_absent_labels(head: str) -> None:
+    """Half of the rows with a label do not say so: what is known of them still counts."""
+    rng = np.random.default_rng(1)
+    truth = rng.random((300, 3)) < 0.4
+    X = truth @ rng.normal(size=(3, 8)) * 1.5 + rng.normal(size=(300, 8))
+    Y = truth.astype(float)
+    hidden = truth[:, 1] & (rng.random(300) < 0.7)
+    unknown, absent = Y.copy(), Y.copy()
+    unknown[hidden, 1], absent[hidden, 1] = np.nan, 0.0
+    names = ("a", "b", "c")
+    means = []
+    for values in (unknown, absent):
+        fitted = make_head(head, task="multilabel").fit(
+            X[:200], TargetMatrix(values=values[:200], names=names)
+        )
+        means.append(fitted.predict_proba(X[200:])[truth[200:, 1], 1].mean())
+    assert means[0] > means[1] + 0.1
+    assert means[0] > 0.5
+
+
+def test_a_logistic_head_is_one_regression_a_label() -> None:
+    rng = np.random.default_rng(2)
+    Y = rng.random((150, 2)) < 0.4
+    X = Y @ rng.normal(size=(2, 5)) + rng.normal(size=(150, 5))
+    head = StreamingLogisticClassifier(penalty=0.01).fit(X, Y.astype(float))
+    for at in range(2):
+        alone = LogisticRegression(C=1 / (2 * 150 * 0.01), tol=1e-8).fit(X, Y[:, at])
+        np.testing.assert_allclose(head.coef_[at], alone.coef_[0], atol=2e-3)
+        np.testing.assert_allclose(head.intercept_[at], alone.intercept_[0], atol=2e-3)
+
+
+def test_late_fusion_weighs_heads_of_several_labels(
+    two_models: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(4)
+    marks = rng.random((N, 3)) < 0.4
+    names = ("a", "b", "c")
+    texts = ["|".join(name for name, mark in zip(names, row, strict=True) if mark) for row in marks]
+    features = {
+        model: (marks @ rng.normal(size=(3, 6)) + noise * rng.normal(size=(N, 6))).astype(np.float32)
+        for model, noise in (("small", 1.0), ("large", 1.5))
+    }
+    store = two_models(features)
+    old = store.features("small", "pets").manifest
+    grow(store, "pets", Manifest.from_columns(ids=old.ids, sizes=old.sizes.tolist(), extra={"labels": texts}))
+    run: Any = train(store, dataset="pets", models=["small", "large"], out=tmp_path / "run", head="ridge")
+    assert run.record.task == "multilabel"
+    assert run.record.version == 4
+    assert set(run.fusion.thresholds) == set(names)
+    loaded = load_run(tmp_path / "run")
+    again = evaluate_run(loaded)
+    assert again["mean_average_precision"] == pytest.approx(run.metrics["mean_average_precision"])
+    assert again["f1_micro"] == pytest.approx(run.metrics["f1_micro"])
+    alone = max(member.metrics["mean_average_precision"] for member in run.members)
+    assert run.metrics["mean_average_precision"] > alone - 0.1
