@@ -94,7 +94,7 @@ class Training:
     folds: npt.NDArray[np.int64]
     things: Sequence[str] | None = None
     answers_from: str = ""
-    # Of several labels a row: 1, 0, or NaN where unknown (n, n_labels), in place of codes.
+    # Labels stand in place of codes where a row may have several: 1, 0, or NaN (n, n_labels).
     labels: npt.NDArray[np.float64] | None = None
 
     @classmethod

@@ -66,11 +66,7 @@ def train_late(
         options,
         lambda found: found[models[0]].manifest,
     )
-    if options.rows.task not in (CLASSIFICATION, MULTILABEL):
-        raise InputError(
-            f"fusion {LATE!r} does not know --task {options.rows.task}; give --fusion {JOIN}, or one model",
-            option="fusion",
-        )
+    _refuse_task(options.rows.task)
     of_models = {model: options.for_model(model) for model in models}
     arrays = {}
     for model in models:
@@ -120,6 +116,15 @@ def train_late(
     return write_fused(
         run, kept, scored, rows.manifest, phases, folds=rows.folds, all_members=members, said=said
     )
+
+
+def _refuse_task(task: str) -> None:
+    """Refuse a task whose answers no weights of probabilities combine."""
+    if task not in (CLASSIFICATION, MULTILABEL):
+        raise InputError(
+            f"fusion {LATE!r} does not know --task {task}; give --fusion {JOIN}, or one model",
+            option="fusion",
+        )
 
 
 def _checked(options: TrainOptions, n_models: int) -> TrainOptions:

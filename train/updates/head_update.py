@@ -154,7 +154,7 @@ def _with_labels(head: OwnHead, estimator: Any, report: dict[str, Any], names: S
             *report["warnings"],
             f"not calibrated: {counted(len(fresh), 'label')} that the run did not know, {named(fresh)}; "
             "until the run is trained again, the sigmoid of such a label is the median of the others', and "
-            "its threshold 0.5",
+            "its threshold 0.5 [TT317]",
         ]
     return head.with_estimator(estimator, report).for_labels(names, moved(thresholds, 0.5))
 

@@ -1,6 +1,6 @@
 """`evaluate` scores a run on its own test rows, on another stored data set, or on images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
@@ -306,16 +306,8 @@ def _score_images(
     if not good:
         first = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:SHOWN])
         raise InputError(f"none of the {len(truth)} images of {data} could be read: {first}")
-    figures: Mapping[str, Any]
-    tables: Tables
-    if is_class:
-        found = Answers.joined(few)
-        tables = of_classes = ClassTables.of(found, classifier.classes)
-        figures = figures_of(found, of_classes)
-    else:
-        texts, form = [truth[row] for row in good], classifier.record.form
-        scored = scored_targets(np.concatenate(parts), np.array(good), truth=texts, form=form)
-        figures, tables = scored.metrics, scored.tables
+    texts = [truth[row] for row in good]
+    figures, tables = _figures(classifier, few, parts, np.array(good), texts)
     # Images that the run was trained on flatter it. Ids are all that a run keeps of its images, and another
     # image may have the same id: the number is reported, and no image is left out.
     trained = _trained_ids(classifier.record.folder)
@@ -328,6 +320,23 @@ def _score_images(
         "n_named_as_trained": n_trained,
     }
     return {**figures, **counts, **seen.figures()}, tables
+
+
+def _figures(
+    classifier: Classifier,
+    few: Sequence[Answers],
+    parts: Sequence[npt.NDArray[np.float64]],
+    rows: npt.NDArray[np.int64],
+    truth: Sequence[str],
+) -> tuple[Mapping[str, Any], Tables]:
+    """Return the figures and tables of classes, from a few numbers a row, or of another task."""
+    form = classifier.record.form
+    if form.task != CLASSIFICATION:
+        scored = scored_targets(np.concatenate(parts), rows, truth=truth, form=form)
+        return scored.metrics, scored.tables
+    found = Answers.joined(few)
+    tables = ClassTables.of(found, classifier.classes)
+    return figures_of(found, tables), tables
 
 
 def _trained_ids(run: Path) -> set[str]:
