@@ -162,7 +162,7 @@ def _thresholds(members: Sequence[Member], training: Training, pool: Pool) -> di
 
 def fused_run(
     path: Path, members: Sequence[Member], training: Training
-) -> tuple[FusedRun, list[Member], LeftOut]:
+) -> tuple[FusedRun, list[Member], LeftOut | None]:
     """Weigh heads and make the run of those that weigh something; the run has no metrics yet.
 
     Parameters
@@ -178,8 +178,8 @@ def fused_run(
     run : FusedRun
     kept : list of Member
         The members of the run.
-    said : LeftOut
-        What the heads together say of the rows that they had left out.
+    said : LeftOut or None
+        What the heads together say of the rows that they had left out; None where rows have several labels.
     """
     left = training.left_out(members)
     weighing = weigh(left)
@@ -195,6 +195,9 @@ def fused_run(
         train_rows=kept[0].run.train_rows,
         test_rows=kept[0].run.test_rows,
     )
+    if training.labels is not None:
+        # A row of several labels has no one probability of its truth.
+        return run, kept, None
     probabilities = pool.probabilities(left.logs[is_kept])
     scores = members[0].left_out
     assert scores is not None, "members without left-out scores are refused above"

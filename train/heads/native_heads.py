@@ -118,6 +118,7 @@ class OwnHead(ReportedHead):
     def probabilities_of(self, scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         if self.thresholds is not None:
             return np.asarray(self.estimator.sigmoids_.probabilities(scores), np.float64)
+        assert self.temperature is not None, "a head of classes has a temperature"
         return softmax(scores, self.temperature)
 
     def for_labels(self, names: Sequence[str], thresholds: npt.NDArray[np.float64]) -> "OwnHead":

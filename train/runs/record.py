@@ -345,9 +345,12 @@ class RunRecord:
 
     def wanted(self, label_column: str | None = None) -> Wanted:
         """Return the columns that say what the run has learned; `label_column` in place of its own."""
-        found = {name: self.options.get(name) for name in ("label_column", "target")}
-        found |= {} if label_column is None else {"label_column": label_column}
-        return Wanted(**{name: None if value is None else str(value) for name, value in found.items()})
+        own, target = self.options.get("label_column"), self.options.get("target")
+        return Wanted(
+            label_column=label_column or (None if own is None else str(own)),
+            target=None if target is None else str(target),
+            drop_missing=bool(self.options.get("drop_missing")),
+        )
 
     @property
     def is_finetuned(self) -> bool:
