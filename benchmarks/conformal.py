@@ -12,6 +12,7 @@ dependency of toptune.
 import argparse
 import json
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def peers(likelihood: Values, probabilities: Values, asked: float, *, seed: int)
     """Return the sets of the peers that are installed."""
     found: dict[str, Sets] = {}
     try:
-        from mapie.classification import SplitConformalClassifier
+        mapie = import_module("mapie.classification")
     except ImportError:
         print("mapie is not installed, and is left out")
     else:
@@ -115,15 +116,15 @@ def peers(likelihood: Values, probabilities: Values, asked: float, *, seed: int)
         spread = np.repeat(((1 - likelihood) / (k - 1))[:, None], k, axis=1)
         true = np.arange(len(likelihood)) % k
         spread[np.arange(len(likelihood)), true] = likelihood
-        conformal = SplitConformalClassifier(Given(k), confidence_level=asked, conformity_score="lac")
+        conformal = mapie.SplitConformalClassifier(Given(k), confidence_level=asked, conformity_score="lac")
         conformal.conformalize(spread, true)
         found["mapie"] = conformal.predict_set(probabilities)[1][:, :, 0].astype(bool)
     try:
-        from crepes import ConformalClassifier
+        crepes = import_module("crepes")
     except ImportError:
         print("crepes is not installed, and is left out")
     else:
-        fitted = ConformalClassifier().fit(1 - likelihood, seed=seed)
+        fitted = crepes.ConformalClassifier().fit(1 - likelihood, seed=seed)
         for name, smoothing in (("crepes", False), ("crepes_smoothed", True)):
             sets = fitted.predict_set(1 - probabilities, confidence=asked, smoothing=smoothing, seed=seed)
             found[name] = np.asarray(sets).astype(bool)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.train.answers.class_tree import ClassTree
+from toptune.train.answers.intervals import LeftOutErrors
 from toptune.train.answers.left_out import LeftOut
 from toptune.train.answers.novelty import Novelty
 from toptune.train.answers.things import LOGS
@@ -24,15 +25,15 @@ class Kept:
 
     Attributes
     ----------
-    left_out : LeftOut or None
-        None for a head that left out no rows.
+    left_out : LeftOut, LeftOutErrors or None
+        Of classes or of numbers; None for a head that left out no rows.
     novelty : Novelty or None
         None of a run of several heads, whose heads have one each.
     tree : ClassTree or None
         None of a run without a tree of its classes.
     """
 
-    left_out: LeftOut | None = None
+    left_out: LeftOut | LeftOutErrors | None = None
     novelty: Novelty | None = None
     tree: ClassTree | None = None
 
@@ -43,10 +44,18 @@ class Kept:
                 each.write(folder)
 
     @classmethod
-    def read(cls, folder: Path, *, n_columns: int) -> "Kept":
-        """Read what there is; errors are those of `LeftOut.read` and `Novelty.read`."""
+    def read(cls, folder: Path, *, n_columns: int, targets: Sequence[str] | None = None) -> "Kept":
+        """Read what there is, in a run of numbers for its targets.
+
+        Errors are those of `LeftOut.read`, `LeftOutErrors.read` and `Novelty.read`.
+        """
+        said = (
+            LeftOut.read(folder, advice=_ADVICE)
+            if targets is None
+            else LeftOutErrors.read(folder, targets, advice=_ADVICE)
+        )
         return cls(
-            left_out=LeftOut.read(folder, advice=_ADVICE),
+            left_out=said,
             novelty=Novelty.read(folder, n_columns=n_columns, advice=_ADVICE),
         )
 

@@ -108,7 +108,8 @@ def score_together(
     labels : mapping of int to str, optional
         As of `score`.
     look : callable (rows, codes, probabilities) -> probabilities, optional
-        Sees what each classifier says of some rows (b,) of the classes (b,), and returns what is scored.
+        Sees what each classifier says of some rows (b,) of the classes (b,), and returns what is scored; only
+        where a row is of one class.
 
     Returns
     -------

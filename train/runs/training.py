@@ -46,11 +46,12 @@ from toptune.train.runs.run_folds import folds_record
 from toptune.train.runs.scoring import Scored, score
 from toptune.train.runs.sources import RunArray
 from toptune.train.runs.writing import check_out, new_run_folder, size_note, write_run
-from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, REGRESSION
 
 if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that is refused does not need
     from toptune.train.answers.class_tree import ClassTree
     from toptune.train.answers.kept import Kept
+    from toptune.train.answers.left_out import LeftOut
     from toptune.train.heads.heads import Head
     from toptune.train.heads.trials import Trials
     from toptune.train.passes.training_rows import LeftOutScores
@@ -393,13 +394,19 @@ def _kept(
     tree: "ClassTree | None",
 ) -> "Kept":
     """Return what sets of labels and novelty need of a training."""
+    from toptune.train.answers.intervals import LeftOutErrors
     from toptune.train.answers.kept import Kept, kept_scores
     from toptune.train.answers.novelty import Novelty
 
     train = rows.split.train
     # A head that dropped columns judges images by those that it reads.
     seen = PreprocessedBlocks(features.blocks([array.name for array in run.arrays], train), run.preprocessing)
-    said = None
+    said: LeftOut | LeftOutErrors | None = None
+    if run.form.task == REGRESSION and left_out is not None:
+        targets = run.form.names
+        truth = rows.task.targets([rows.train_labels[at] for at in left_out.rows.tolist()], targets)
+        errors = np.abs(left_out.scores - truth.values)
+        said = LeftOutErrors(rows=train[left_out.rows], errors=errors, names=tuple(targets))
     if run.form.task == CLASSIFICATION:
         codes = codes_of(rows.train_labels, run.classes)
         said = kept_scores(
@@ -419,6 +426,12 @@ def _tree(options: TrainOptions, rows: ChosenRows) -> "ClassTree | None":
 
     if options.class_tree is None:
         return None
+    if rows.task.name != CLASSIFICATION:
+        raise InputError(
+            f"class_tree is {options.class_tree!r} with --task {rows.task.name}; a tree is one of classes, "
+            "of which each image has one: leave --class-tree out",
+            option="class_tree",
+        )
     return ClassTree.told(options.class_tree, rows.manifest, list(rows.classes))
 
 

@@ -32,6 +32,7 @@ from toptune.train.runs.scoring import Scored, score
 from toptune.train.runs.sources import open_sources
 from toptune.train.runs.writing import check_out, new_run_folder, write_run
 from toptune.train.tasks.choice import task_of
+from toptune.train.tasks.names import REGRESSION
 from toptune.train.updates.difference import Difference, find_difference, forgotten_ids, without_failed
 from toptune.train.updates.fold_change import FoldChange, find_fold_change
 
@@ -276,7 +277,8 @@ def _kept(old: Run, difference: Difference, classes: Sequence[str]) -> "Kept":
     """Return what stays of what sets of labels and novelty need; older runs have nothing."""
     from toptune.train.answers.kept import Kept
 
-    kept = Kept.read(old.folder, n_columns=old.preprocessing.n_outputs)
+    targets = old.form.names if old.form.task == REGRESSION else None
+    kept = Kept.read(old.folder, n_columns=old.preprocessing.n_outputs, targets=targets)
     kept = replace(kept, tree=_tree(old, classes))
     return kept.changed(difference.labeled, np.where(difference.is_spent, -1, difference.now))
 

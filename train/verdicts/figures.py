@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from toptune.train.answers.class_tree import ClassTree
 from toptune.train.answers.conformal import label_sets
+from toptune.train.answers.options import AnswerOptions
 from toptune.train.answers.things import FEATURES, Things
+from toptune.train.figures.number_figures import NumberAnswers
 from toptune.train.runs.metrics import Answers, ClassTables, figures_of
 from toptune.train.verdicts.verdicts import Verdicts
 
@@ -49,6 +51,42 @@ def set_figures(
         "sizes": {str(size): count for size, count in sorted(Counter(sizes.tolist()).items())},
         "threshold": verdicts.threshold(of_things=of_things),
         "n_left_out": n_left_out,
+    }
+
+
+def novelty_figures(novelty: Values, options: AnswerOptions) -> dict[str, Any]:
+    """Say how new images (n,) are, and how many of them get no answer."""
+    found: dict[str, Any] = {
+        "mean": float(novelty.mean()),
+        "share_above_0.99": float((novelty > 0.99).mean()),
+    }
+    if options.abstain_above is not None:
+        found["abstain_above"] = options.abstain_above
+        found["n_abstained"] = int((novelty > options.abstain_above).sum())
+    return found
+
+
+def interval_figures(verdicts: Verdicts, answers: NumberAnswers) -> dict[str, Any]:
+    """Measure intervals of numbers: by target, how many hold the true one, and their half width.
+
+    A half width is None where the left-out rows are too few for the coverage: the interval has no end.
+    """
+    asked, errors = verdicts.options.coverage, verdicts.errors
+    assert asked is not None, "coverage was asked for"
+    assert errors is not None, "coverage was asked for"
+    n, n_left_out, half = len(answers.truth), len(errors.errors), errors.half_widths(asked)
+    holds = np.abs(answers.predicted - answers.truth) <= half
+    return {
+        "asked": asked,
+        "standard_error": float(np.sqrt(asked * (1 - asked) * (1 / n + 1 / n_left_out))),
+        "n_left_out": n_left_out,
+        "targets": {
+            name: {
+                "coverage": float(holds[:, at].mean()),
+                "half_width": float(half[at]) if np.isfinite(half[at]) else None,
+            }
+            for at, name in enumerate(answers.names)
+        },
     }
 
 
@@ -160,17 +198,10 @@ class Measured:
 
     def _novelty(self, novelty: Values) -> dict[str, Any]:
         right, limit = np.concatenate(self._right), self.verdicts.options.abstain_above
-        found: dict[str, Any] = {
-            "mean": float(novelty.mean()),
-            "share_above_0.99": float((novelty > 0.99).mean()),
-        }
+        found = novelty_figures(novelty, self.verdicts.options)
         if limit is not None:
             answered = novelty <= limit
-            found |= {
-                "abstain_above": limit,
-                "n_abstained": int((~answered).sum()),
-                "accuracy_of_answered": float(right[answered].mean()) if answered.any() else None,
-            }
+            found["accuracy_of_answered"] = float(right[answered].mean()) if answered.any() else None
         return found
 
     def _back_off(self, tree: ClassTree, least: float) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from toptune.text import counted
 from toptune.train.answers.class_tree import ClassTree
 from toptune.train.answers.conformal import label_sets, rank_of, threshold_of
 from toptune.train.answers.files import CLASS_TREE, LEFT_OUT
+from toptune.train.answers.intervals import LeftOutErrors
 from toptune.train.answers.left_out import LeftOut
 from toptune.train.answers.options import AnswerOptions
 from toptune.train.answers.prior import read_prior, trained_prior, with_prior
 from toptune.train.answers.things import LOGS
 from toptune.train.heads.kinds import KINDS, is_cross_validated
 from toptune.train.runs.record import RunRecord
-from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, REGRESSION
 
 Values = npt.NDArray[np.float64]
 _ADVICE = "copy the run again from where it was made, or train again"
@@ -73,6 +74,8 @@ class Verdicts:
     options : AnswerOptions
     left_out : LeftOut or None
         Where sets of labels were asked for.
+    errors : LeftOutErrors or None
+        Where intervals of numbers were asked for.
     prior : tuple of (ndarray, ndarray), optional
         Frequencies of the classes where the run was trained and where it is used.
     tree : ClassTree or None
@@ -87,6 +90,7 @@ class Verdicts:
     classes: tuple[str, ...]
     options: AnswerOptions
     left_out: LeftOut | None = None
+    errors: LeftOutErrors | None = None
     prior: tuple[Values, Values] | None = None
     tree: ClassTree | None = None
     answer_by: str | None = None
@@ -113,10 +117,13 @@ class Verdicts:
         classes = tuple(record.classes)
         _refuse_other_tasks(record, folder, options)
         record.check_files(folder, record.file_names & {LEFT_OUT, CLASS_TREE})
-        left_out, prior = None, None
+        left_out, errors, prior = None, None, None
         if options.coverage is not None:
-            left_out = LeftOut.read(folder, advice=_ADVICE)
-            if left_out is None:
+            if task_in(record) == REGRESSION:
+                errors = LeftOutErrors.read(folder, classes, advice=_ADVICE)
+            else:
+                left_out = LeftOut.read(folder, advice=_ADVICE)
+            if left_out is None and errors is None:
                 raise InputError(_without_left_out(record, folder), option="coverage")
         if options.prior is not None:
             weight = record.options.get("class_weight")
@@ -127,6 +134,7 @@ class Verdicts:
             classes=classes,
             options=options,
             left_out=left_out,
+            errors=errors,
             prior=prior,
             tree=_tree(folder, classes, options),
             answer_by=options.answer_by or (None if trained_by is None else str(trained_by)),
@@ -221,6 +229,17 @@ class Verdicts:
         return found
 
 
+def task_in(record: RunRecord) -> str:
+    """Return the name of the task of a run; older runs have one class an image."""
+    task = record.options.get("task")
+    return CLASSIFICATION if task in (None, AUTO_TASK) else str(task)
+
+
+def is_answered_by_things(record: RunRecord) -> bool:
+    """Tell whether a run gives one answer for all images of a thing."""
+    return bool(record.options.get("answer_by")) and task_in(record) == CLASSIFICATION
+
+
 def is_measured(record: RunRecord, folder: Path, options: AnswerOptions) -> bool:
     """Tell whether more is measured than labels: what was asked, and things or a tree of the run."""
     return options.is_asked or bool(record.options.get("answer_by")) or (folder / CLASS_TREE).is_file()
@@ -254,10 +273,11 @@ def _without_left_out(record: RunRecord, folder: Path) -> str:
 
 def _refuse_other_tasks(record: RunRecord, folder: Path, options: AnswerOptions) -> None:
     """Refuse what is told of one class an image only."""
-    task = record.options.get("task", CLASSIFICATION)
-    if task in (None, AUTO_TASK, CLASSIFICATION):
+    task = task_in(record)
+    if task == CLASSIFICATION:
         return
-    asked = [name for name, value in vars(options).items() if value]
+    told = {"novelty", "abstain_above", *(["coverage"] if task == REGRESSION else [])}
+    asked = [name for name, value in vars(options).items() if value and name not in told]
     if asked:
         raise InputError(
             f"{folder} is a run of --task {task}, and {asked[0]} is told of runs with one class an image; "

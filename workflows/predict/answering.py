@@ -13,7 +13,8 @@ from toptune.options import choices
 from toptune.text import counted
 from toptune.train.answers.options import AnswerOptions
 from toptune.train.answers.things import FEATURES, Things
-from toptune.train.verdicts.verdicts import Verdict, Verdicts
+from toptune.train.tasks.names import CLASSIFICATION
+from toptune.train.verdicts.verdicts import Verdict, Verdicts, task_in
 from toptune.workflows.predict.images import FoundImage, ImageLike, ListedImage, as_several, find_images
 from toptune.workflows.predict.predictions import Answers, Prediction
 from toptune.workflows.predict.windows import Network, Window, windows
@@ -46,6 +47,11 @@ class Asked:
             If the run cannot say what was asked.
         """
         run = network.record
+        if (task := task_in(run.record)) != CLASSIFICATION:
+            raise InputError(
+                f"{run.folder} is a run of --task {task}, of which predict says no more than the answer; "
+                "toptune evaluate measures intervals (--coverage) and novelty",
+            )
         verdicts = Verdicts.of(run.record, run.folder, options)
         if options.wants_novelty:
             network = network.with_novelty()

@@ -18,15 +18,18 @@ from toptune.store.files.json_values import json_ready
 from toptune.train.answers.novelty import Novelty
 from toptune.train.answers.options import AnswerOptions
 from toptune.train.answers.things import FEATURES, Things
+from toptune.train.figures.number_figures import NumberAnswers
 from toptune.train.figures.tables import Tables
 from toptune.train.fusion.evaluation import FoundRows, find_rows
-from toptune.train.fusion.fused_run import load_run
+from toptune.train.fusion.fused_run import FusedRun, load_run
 from toptune.train.rows.groups import group_keys
 from toptune.train.runs.evaluation import any_rows
+from toptune.train.runs.run import Run
+from toptune.train.tasks.names import CLASSIFICATION
 from toptune.train.verdicts.detection import MOST_TRAINING_ROWS, Side, detection_figures
-from toptune.train.verdicts.figures import Measured
+from toptune.train.verdicts.figures import Measured, interval_figures, novelty_figures
 from toptune.train.verdicts.nearness import novelty_of, novelty_of_rows
-from toptune.train.verdicts.verdicts import Verdicts, is_measured
+from toptune.train.verdicts.verdicts import Verdicts, is_measured, task_in
 from toptune.workflows.predict.answering import Asked
 from toptune.workflows.predict.predictions import Answers
 from toptune.workflows.predict.windows import Network
@@ -61,6 +64,8 @@ def score_asked(run: str | Path, where: Where, options: AnswerOptions) -> tuple[
     start = time.perf_counter()
     trained = load_run(run)
     verdicts = Verdicts.of(trained.record, trained.folder, options)
+    if task_in(trained.record) != CLASSIFICATION:
+        return _score_other_task(trained, where, verdicts, start=start)
     _tell(verdicts)
     found = find_rows(trained, store=where.store, dataset=where.dataset, split=where.split)
     measured = Measured(verdicts=verdicts, thing_of=things_of(found.manifest, verdicts, found.usable))
@@ -76,6 +81,32 @@ def score_asked(run: str | Path, where: Where, options: AnswerOptions) -> tuple[
     added = measured.figures(novelty=novelty, of_means=of_means)
     if where.ood is not None:
         added["detection"] = _detection(found, members, where)
+    metrics = found.metrics(scored, seconds=time.perf_counter() - start)
+    return metrics | json_ready(added), scored.tables
+
+
+def _score_other_task(
+    trained: Run | FusedRun, where: Where, verdicts: Verdicts, *, start: float
+) -> tuple[dict[str, Any], Tables]:
+    """Score a run of numbers or of several labels, and measure intervals and novelty."""
+    task, options = task_in(trained.record), verdicts.options
+    if where.ood is not None:
+        raise InputError(
+            f"{trained.folder} is a run of --task {task}, and other data sets are told from the own by runs "
+            "with one class an image; leave --ood out",
+            option="ood",
+        )
+    if trained.record.options.get("answer_by"):
+        logger.warning("no figures of things: they are measured of runs with one class an image")
+    found = find_rows(trained, store=where.store, dataset=where.dataset, split=where.split)
+    scored = found.score()
+    added: dict[str, Any] = {}
+    if options.wants_novelty:
+        members = [novelty_of(head) for head in found.heads]
+        novelty = novelty_of_rows(found.heads, members, found.blocks(found.usable))
+        added["novelty"] = novelty_figures(novelty, options)
+    if verdicts.errors is not None and isinstance(scored.tables, NumberAnswers):
+        added["prediction_intervals"] = interval_figures(verdicts, scored.tables)
     metrics = found.metrics(scored, seconds=time.perf_counter() - start)
     return metrics | json_ready(added), scored.tables
 

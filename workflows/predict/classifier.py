@@ -18,6 +18,7 @@ from toptune.train.runs.record import RunRecord
 from toptune.train.runs.run import Run
 from toptune.train.tasks.multilabel import split_labels
 from toptune.train.tasks.names import MULTILABEL
+from toptune.train.verdicts.verdicts import is_answered_by_things
 from toptune.workflows.predict.images import ImageLike, as_several, find_images
 from toptune.workflows.predict.moved import Place
 from toptune.workflows.predict.predictions import Answers, Prediction
@@ -210,7 +211,7 @@ class Classifier:
         """
         check_count(batch_size, option="batch_size")
         options = options_of(AnswerOptions, asked, call="predict")
-        if options.is_asked or self.record.record.options.get("answer_by"):
+        if options.is_asked or is_answered_by_things(self.record.record):
             from toptune.workflows.predict.answering import Asked
 
             return Asked.of(self.network, options).predictions(

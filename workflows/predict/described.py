@@ -21,6 +21,13 @@ def describe_asked(metrics: Mapping[str, Any]) -> Iterator[str]:
         )
     if novelty := metrics.get("novelty"):
         yield _novelty(novelty)
+    if intervals := metrics.get("prediction_intervals"):
+        for name, each in intervals["targets"].items():
+            width = "no end" if each["half_width"] is None else f"half width {each['half_width']:.4g}"
+            yield (
+                f"intervals of {name}: coverage {each['coverage']:.4f} of {intervals['asked']:g} asked "
+                f"(standard error {intervals['standard_error']:.4f}), {width}"
+            )
     if things := metrics.get("things"):
         yield (
             f"{things['n_things']} things by {things['answer_by']!r} from {things['answer_from']}: accuracy "
@@ -43,10 +50,10 @@ def _novelty(novelty: Mapping[str, Any]) -> str:
     line = f"novelty: mean {novelty['mean']:.4f}, {novelty['share_above_0.99']:.4f} of the images above 0.99"
     if "abstain_above" not in novelty:
         return line
-    return (
-        f"{line}; above {novelty['abstain_above']:g} {novelty['n_abstained']} images get no label, accuracy "
-        f"of the others {_figure(novelty['accuracy_of_answered'])}"
-    )
+    line += f"; above {novelty['abstain_above']:g} {novelty['n_abstained']} images get no answer"
+    if "accuracy_of_answered" in novelty:
+        line += f", accuracy of the others {_figure(novelty['accuracy_of_answered'])}"
+    return line
 
 
 def _sets(sets: Mapping[str, Any]) -> str:

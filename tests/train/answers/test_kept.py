@@ -24,7 +24,7 @@ def test_a_run_keeps_what_was_said_of_left_out_rows(build: Build, tmp_path: Path
         tmp_path / "store", dataset="pets", model="tiny.demo", out=tmp_path / "run", head="ridge", cv=3
     )
     kept = Kept.read(run.folder, n_columns=run.preprocessing.n_outputs)
-    assert kept.left_out is not None
+    assert isinstance(kept.left_out, LeftOut)
     assert kept.novelty is not None
     assert set(kept.left_out.rows.tolist()) <= set(run.train_rows.tolist())
     # The log-loss of the report is that of the same rows and of the same temperature.
