@@ -11,7 +11,7 @@ from PIL import Image
 from tests.shapes import MODEL, save_shapes
 from toptune.extract import extract
 from toptune.train import Run, train
-from toptune.workflows import export
+from toptune.workflows import Classifier, export
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +53,9 @@ def test_an_exported_file_gives_the_numbers_of_the_run(
     assert f"Predicts {len(run.classes)} number" in card
     assert "- r2: " in card
     assert Run.load(tmp_path / "run").record.task == "regression"
+    (answer,) = Classifier.load(tmp_path / "run").predict([folder / "photos" / "disc" / "000.png"])
+    assert answer.confidence is None
+    assert answer.targets is not None
+    assert set(answer.targets) == set(run.classes)
+    assert answer.to_dict()["targets"] == dict(answer.targets)
+    assert str(answer.label).startswith(f"{run.classes[0]}=")

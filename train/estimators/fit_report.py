@@ -90,8 +90,10 @@ class FitReport:
         Closed-form errors that canceled to below 0.
     sigma : float or None
         Chosen width.
-    penalty, temperature : float
-        Chosen penalty, and the temperature that calibrates the scores.
+    penalty : float
+        Chosen penalty.
+    temperature : float or None
+        The temperature that calibrates the scores of classes; None of labels and numbers.
     squared_error, accuracy, log_loss : float or None
         Figures of the left-out predictions of the chosen fit.
     calibration : str
@@ -126,7 +128,7 @@ class FitReport:
     n_clipped: int
     sigma: float | None
     penalty: float
-    temperature: float
+    temperature: float | None
     squared_error: float | None
     accuracy: float | None
     log_loss: float | None
@@ -249,7 +251,7 @@ def report_of(
         n_clipped=solution.n_clipped,
         sigma=chosen.sigma,
         penalty=chosen.penalty,
-        temperature=solution.temperature,
+        temperature=solution.temperature if rows.targets is None else None,
         squared_error=chosen.squared_error,
         accuracy=chosen.accuracy,
         log_loss=chosen.log_loss,

@@ -19,13 +19,13 @@ from toptune.train.kernels.kernels import kernel_of
 from toptune.train.kernels.maps import IdentityMap, NystromMaps
 from toptune.train.passes.passes import accumulate
 from toptune.train.passes.sums import FoldSums
-from toptune.train.passes.targets import Targets
+from toptune.train.passes.targets import Scaling, Targets, in_target_unit
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.rows.block_reading import block_rows_for, to_tensor
 from toptune.train.solvers.ridge import left_out
 from toptune.train.solvers.saved_sums import SavedSums
 from toptune.train.tasks.choice import task_of
-from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL, REGRESSION
 
 # A class is gone when the weight of its rows falls below this. Each row weighs 1, but adding and subtracting
 # in floating point leaves a little of the weight of rows that are gone.
@@ -89,24 +89,35 @@ def updated_head(
     """
     old = head.classes
     task = task_of(head.task)
-    classes = sorted({*old, *task.names(added.labels)})
+    # Targets stay as they were named; classes and labels may come and go.
+    are_numbers = head.task == REGRESSION
+    classes = list(old) if are_numbers else sorted({*old, *task.names(added.labels)})
     # New classes begin with sums of zero, so that adding their first rows needs no special case.
     saved = saved.for_classes(old, classes)
     if n_folds in added.places:
         saved = saved.with_aside()
     # The head of the old run stays usable, and so does its folder.
     estimator = copy(head.estimator)
-    maps, d = _maps_of(head, saved, device=device)
+    maps = _maps_of(head, saved, device=device)
     sums = saved.sums
     for sign, change in ((1, added), (-1, removed)):
         if len(change.labels):
-            part = _sums(change, maps, classes, n_folds=n_folds, has_aside=sums.has_aside, d=d, device=device)
+            part = _sums(
+                change, maps, classes, n_folds=n_folds, has_aside=sums.has_aside, scaling=_scaling_of(head),
+                device=device,
+            )  # fmt: skip
             # The normal equations are sums over rows, so that subtracting a row is as exact as adding one
             # up to rounding.
             sums = sums + part if sign > 0 else sums - part
     members = sums.cross[:, -1].sum(dim=0)
-    left = [name for name, weight in zip(classes, members.tolist(), strict=True) if weight > _NONE_LEFT]
-    if len(left) < 2:
+    left = [
+        name
+        for name, weight in zip(classes, members.tolist(), strict=True)
+        if are_numbers or weight > _NONE_LEFT
+    ]
+    if are_numbers and float(sums.weights.sum()) < 2 - _NONE_LEFT:
+        raise InputError("fewer than 2 images would be left; a regression needs at least 2")
+    if len(left) < 2 and not are_numbers:
         nouns = "labels" if head.task == MULTILABEL else "classes"
         raise InputError(f"{len(left)} {nouns} would be left; a classifier needs at least 2")
     saved = SavedSums(sums=sums, factor=saved.factor).for_classes(classes, left)
@@ -119,17 +130,18 @@ def updated_head(
             estimator.centers_[stay],
             estimator.center_indices_[stay],
         )
-    coefficients, intercept, jitter = saved.solve(estimator.penalty_)
-    estimator.intercept_ = intercept.numpy()
+    solved, intercept, jitter = saved.solve(estimator.penalty_)
+    coefficients, estimator.intercept_ = in_target_unit(solved, intercept, _scaling_of(head))
     if saved.factor is None:
-        estimator.coef_ = coefficients.T.numpy().copy()
+        estimator.coef_ = coefficients.T.copy()
     else:
-        estimator.dual_coef_ = coefficients.numpy()
+        estimator.dual_coef_ = coefficients
     estimator.sums_ = saved
     report = _report(head, saved, jitter=jitter, n_gone=len(gone_centers))
     if head.task == MULTILABEL:
         return _with_labels(head, estimator, report, left)
-    estimator.classes_ = np.array(left)
+    if not are_numbers:
+        estimator.classes_ = np.array(left)
     return head.with_estimator(estimator, report)
 
 
@@ -159,16 +171,23 @@ def _with_labels(head: OwnHead, estimator: Any, report: dict[str, Any], names: S
     return head.with_estimator(estimator, report).for_labels(names, moved(thresholds, 0.5))
 
 
-def _maps_of(head: OwnHead, saved: SavedSums, *, device: str | None) -> tuple[IdentityMap | NystromMaps, int]:
-    """Return the feature map of a fitted head, and the number of columns of a row."""
+def _scaling_of(head: OwnHead) -> Scaling | None:
+    """Return how the sums of a head have standardized numbers; None of classes and labels."""
+    if head.task != REGRESSION:
+        return None
+    return Scaling(mean=head.estimator.target_mean_, scale=head.estimator.target_scale_)
+
+
+def _maps_of(head: OwnHead, saved: SavedSums, *, device: str | None) -> IdentityMap | NystromMaps:
+    """Return the feature map of a fitted head."""
     estimator = head.estimator
     d = int(estimator.n_features_in_)
     if saved.factor is None:
-        return IdentityMap(d), d
+        return IdentityMap(d)
     dtype = torch.float64 if estimator.centers_.dtype == np.float64 else torch.float32
     centers = to_tensor(estimator.centers_, dtype=dtype, device=device_of(device))
     kernel = kernel_of(estimator.kernel, estimator.sigma_)
-    return NystromMaps.of_factor(kernel, centers, saved.factor), d
+    return NystromMaps.of_factor(kernel, centers, saved.factor)
 
 
 def _sums(
@@ -178,7 +197,7 @@ def _sums(
     *,
     n_folds: int,
     has_aside: bool,
-    d: int,
+    scaling: Scaling | None,
     device: str | None,
 ) -> FoldSums:
     """Sum the normal equations over rows, for each fold and over the rows of no fold."""
@@ -188,7 +207,8 @@ def _sums(
         codes = np.array([position[label] for label in change.labels], dtype=np.int64)
     else:
         values = task_of(change.task).targets(change.labels, classes).values
-        codes, targets = np.zeros(n, dtype=np.int64), Targets(values=values, are_labels=True)
+        values = values if scaling is None else scaling.standardized(values)
+        codes, targets = np.zeros(n, dtype=np.int64), Targets(values=values, are_labels=scaling is None)
     rows = TrainingRows(
         blocks=change.blocks,
         codes=codes,
@@ -199,7 +219,7 @@ def _sums(
         n_folds=n_folds,
         has_aside=has_aside,
     )
-    block_rows = block_rows_for(d=d, rank=maps.ranks[0])
+    block_rows = block_rows_for(d=change.blocks.shape[1], rank=maps.ranks[0])
     # Rows are mapped in the basis of the old fit; in a basis of their own they could not be added.
     with full_precision():
         (sums,) = accumulate(rows, maps, [0], block_rows=block_rows, device=device_of(device))
@@ -213,7 +233,8 @@ def _report(head: OwnHead, saved: SavedSums, *, jitter: float, n_gone: int) -> d
     folds = saved.sums.validated()
     # Left-out errors follow from the sums of each fold, if the training kept more than one.
     if len(folds.gram) > 1:
-        report["squared_error"] = _squared_error(folds, float(report["penalty"]))
+        are_numbers = head.task == REGRESSION
+        report["squared_error"] = _squared_error(folds, float(report["penalty"]), are_numbers=are_numbers)
     rank = saved.sums.gram.shape[1] - 1
     gone = f"{counted(n_gone, 'center')} left the head with images that are gone [TT414]"
     return report | {
@@ -239,8 +260,8 @@ def _report(head: OwnHead, saved: SavedSums, *, jitter: float, n_gone: int) -> d
     }
 
 
-def _squared_error(folds: FoldSums, penalty: float) -> float | None:
+def _squared_error(folds: FoldSums, penalty: float, *, are_numbers: bool) -> float | None:
     """Return the left-out squared error of each row; None where the rows of all but one class are gone."""
-    if int((folds.cross[:, -1].sum(dim=0) > _NONE_LEFT).sum()) < 2:
+    if not are_numbers and int((folds.cross[:, -1].sum(dim=0) > _NONE_LEFT).sum()) < 2:
         return None
     return float(left_out(folds, [penalty]).errors.sum() / folds.weights.sum())

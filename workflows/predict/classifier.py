@@ -17,7 +17,7 @@ from toptune.train.fusion.fused_run import FusedRun
 from toptune.train.runs.record import RunRecord
 from toptune.train.runs.run import Run
 from toptune.train.tasks.multilabel import split_labels
-from toptune.train.tasks.names import MULTILABEL
+from toptune.train.tasks.names import MULTILABEL, REGRESSION
 from toptune.train.verdicts.verdicts import is_answered_by_things
 from toptune.workflows.predict.images import ImageLike, as_several, find_images
 from toptune.workflows.predict.moved import Place
@@ -256,9 +256,11 @@ class Classifier:
             found[row] = Prediction(
                 path=names[row],
                 label=label,
-                confidence=float(confidence),
+                # Numbers have no probability.
+                confidence=None if np.isnan(confidence) else float(confidence),
                 probabilities=dict(zip(classes, values.tolist(), strict=True)),
                 labels=tuple(split_labels(label)) if form.task == MULTILABEL else None,
+                targets=dict(zip(classes, values.tolist(), strict=True)) if form.task == REGRESSION else None,
             )
         return [found[row] for row in sorted(found)]
 

@@ -67,6 +67,8 @@ class Prediction:
         decision about a label is.
     labels : tuple of str, optional
         Of several labels an image, those that apply, and none where no label does.
+    targets : mapping of str to float, optional
+        Of a regression, the number of each target.
     probabilities : dict of str to float
         Probability of each class.
     error : str, optional
@@ -82,6 +84,7 @@ class Prediction:
     error: str | None = None
     verdict: Verdict | None = None
     labels: tuple[str, ...] | None = None
+    targets: Mapping[str, float] | None = None
 
     def __repr__(self) -> str:
         return repr_line(self, self.path, label=self.label, confidence=self.confidence, error=self.error)
@@ -98,6 +101,8 @@ class Prediction:
         row |= self.verdict.to_dict() if self.verdict is not None else {}
         if self.labels is not None:
             row["labels"] = list(self.labels)
+        if self.targets is not None:
+            row["targets"] = dict(self.targets)
         if top > 1:
             row["top"] = [{"label": label, "confidence": value} for label, value in self.top(top)]
         if probabilities:

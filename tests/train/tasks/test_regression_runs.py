@@ -14,8 +14,16 @@ from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error, r2_score, root_mean_squared_error
 
 from toptune.errors import InputError
-from toptune.store import FeatureCache
-from toptune.train import Run, evaluate_run, train
+from toptune.store import FeatureCache, FeatureStore, Manifest, grow
+from toptune.train import (
+    FalkonRegressor,
+    PreprocessedBlocks,
+    RidgeRegressor,
+    Run,
+    evaluate_run,
+    train,
+    update_run,
+)
 
 Build = Callable[..., FeatureCache]
 N = 120
@@ -173,3 +181,43 @@ def test_bad_input(build: Build, tmp_path: Path, options: dict[str, Any], messag
     made(build, gaps=gaps, void=[None] * N, flat=[7] * N)
     with pytest.raises(InputError, match=re.escape(message)):
         train(tmp_path / "store", dataset="pets", out=tmp_path / "run", **{"head": "ridge", **options})
+
+
+@pytest.mark.parametrize("head", ["falkon", "ridge"])
+def test_an_update_equals_a_fit_to_the_same_rows(build: Build, tmp_path: Path, head: str) -> None:
+    numbers = made(build)
+    store = FeatureStore.open(tmp_path / "store")
+    options: dict[str, Any] = {"n_centers": 25, "solver": "direct"} if head == "falkon" else {}
+    run = train(
+        store,
+        dataset="pets",
+        out=tmp_path / "run",
+        head=head,
+        target="price,age",
+        cv=3,
+        layers="last",
+        **options,
+    )
+    old = store.features("tiny.demo", "pets").manifest
+    rows = run.train_rows[-3:]
+    age = numbers[:, 0].tolist()
+    age[rows[0]], age[rows[1]] = 77.0, -3.5
+    changed = Manifest.from_columns(
+        ids=old.ids, labels=old.labels, sizes=old.sizes.tolist(),
+        extra={"slide": old.column("slide"), "age": age, "price": old.column("price")},
+    )  # fmt: skip
+    grow(store, "pets", changed)
+    newer = update_run(run.folder, out=tmp_path / "newer", forget=[old.ids[rows[2]]])
+    assert newer.classes == ["price", "age"]
+    assert rows[2] not in newer.train_rows
+    after = store.features("tiny.demo", "pets")
+    names = [array.name for array in run.arrays]
+    X = np.asarray(PreprocessedBlocks(after.blocks(names, newer.train_rows), run.preprocessing))
+    Y = np.column_stack([numbers[:, 1], age])[newer.train_rows]
+    estimator: Any = newer.head.estimator
+    same: dict[str, Any] = {"penalty": estimator.penalty_, "cv": None}
+    fresh: Any = RidgeRegressor(**same)
+    if head == "falkon":
+        fresh = FalkonRegressor(centers=estimator.centers_, sigma=estimator.sigma_, solver="direct", **same)
+    np.testing.assert_allclose(newer.head.predict_proba(X), fresh.fit(X, Y).predict(X), rtol=1e-6)
+    assert evaluate_run(newer.folder)["r2"] == pytest.approx(newer.metrics["r2"])
