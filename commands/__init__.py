@@ -18,6 +18,7 @@ from toptune.commands.runs.blending import blend
 from toptune.commands.runs.comparison import compare, layers_report
 from toptune.commands.runs.finetuning import finetune
 from toptune.commands.runs.scoring import evaluate, export_run, predict, report, verify_runs
+from toptune.commands.runs.sharing import push
 from toptune.commands.runs.studies import study
 from toptune.commands.runs.training import train
 from toptune.commands.stores.group import store
@@ -29,7 +30,7 @@ COMMANDS: Mapping[str, Sequence[click.Command]] = {
     "First steps": (demo, doctor),
     "From images to features": (extract, inspect, similar, models, layers, store),
     "From features to a classifier": (train, blend, layers_report, compare),
-    "Use a classifier": (evaluate, predict, export_run, report, verify_runs),
+    "Use a classifier": (evaluate, predict, export_run, push, report, verify_runs),
     "Compare with fine-tuning": (advise, finetune, study),
     "Clusters": (jobs,),
 }

@@ -52,7 +52,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("train",),
     ("workflows/finetuning", "workflows/gallery"),
     ("workflows/inspection", "workflows/predict", "workflows/report", "workflows/study"),
-    ("workflows/deploy", "workflows/likeness"),
+    ("workflows/deploy", "workflows/likeness", "workflows/sharing"),
     ("workflows",),
     ("workflows/advice", "workflows/jobs"),
     ("commands/options",),

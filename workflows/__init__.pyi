@@ -75,6 +75,10 @@ from .run_files import (
     RunCheck as RunCheck,
     verify_run as verify_run,
 )
+from .sharing.pushing import (
+    Pushed as Pushed,
+    push as push,
+)
 from .study.study import (
     plan_study as plan_study,
     run_study as run_study,

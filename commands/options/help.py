@@ -41,7 +41,7 @@ HEADINGS: Mapping[str, str] = {
     "Slurm": "jobs time mem partition cpus gpus sbatch images-per-second train train-time no-train submit",
     "Output": (
         "out format top dtype head-dtype normalize check tolerance probabilities spreadsheet-safe title json "
-        "json-logs verbose ignore dry-run"
+        "json-logs verbose ignore dry-run private message"
     ),
     "Removal": "older-than keep move yes",
     "Performance": (

@@ -275,7 +275,7 @@ class FusedRun:
         # The record of a member is sealed by the record of the whole; the member compares its other files.
         inner = [member.folder for member in record.fusion.members]
         record.check_files(path, [f"{folder}/{CONFIG}" for folder in inner])
-        rows, roles = read_roles(path / ROWS)
+        rows, roles = read_roles(path / ROWS, record)
         run = cls(
             folder=path,
             record=record,

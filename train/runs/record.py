@@ -411,6 +411,11 @@ class RunRecord:
         return frozenset(self.files or ())
 
     @property
+    def is_shared(self) -> bool:
+        """Whether the run came without the table of its images, sealed anew, as `toptune push` sends it."""
+        return self.files is not None and ROWS not in self.file_names
+
+    @property
     def table_names(self) -> frozenset[str]:
         """Names of the files that have a recorded checksum, without the files of weights and sums."""
         return frozenset(name for name in self.file_names if not name.endswith((".safetensors", ".skops")))

@@ -281,7 +281,7 @@ class Run:
                 "[TT501]",
                 path,
             )
-        rows, roles = read_roles(path / ROWS)
+        rows, roles = read_roles(path / ROWS, record)
         from toptune.train.heads.heads import load_head
 
         run = cls(
@@ -430,7 +430,9 @@ def read_table(path: Path, columns: Sequence[str]) -> pa.Table:
     return table
 
 
-def read_roles(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.str_]]:
-    """Read the row number and the role of each row of a run."""
+def read_roles(path: Path, record: RunRecord) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.str_]]:
+    """Read the row number and the role of each row of a run; a run that was shared came without its rows."""
+    if record.is_shared:
+        return np.empty(0, np.int64), np.empty(0, np.str_)
     table = read_table(path, ["row", "role"])
     return table["row"].to_numpy().astype(np.int64), np.array(table["role"].to_pylist(), dtype=np.str_)

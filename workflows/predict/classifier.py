@@ -123,6 +123,42 @@ class Classifier:
             return cls(FrozenNetwork.of_run(head, device=where, model=model, weights=weights))
         return cls(FineTunedNetwork.of_run(FineTunedRun.of_record(folder, record), device=where))
 
+    @classmethod
+    def from_hub(
+        cls,
+        repository: str,
+        *,
+        revision: str | None = None,
+        device: str = AUTO,
+        model: Place | None = None,
+        weights: Place | None = None,
+        endpoint: str | None = None,
+    ) -> "Classifier":
+        """Open a run that `toptune push` wrote into a repository of the Hugging Face hub.
+
+        Only safetensors and JSON are fetched, into the cache of the hub; nothing is executed.
+
+        Parameters
+        ----------
+        repository : str
+            ``user/name``.
+        revision : str, optional
+            Branch, tag or commit; the main branch by default.
+        device, model, weights : optional
+            As for `load`.
+        endpoint : str, optional
+            Address of another hub than the library's own.
+
+        Raises
+        ------
+        InputError
+            If the hub refuses, has no such repository, or the repository holds no run.
+        """
+        from toptune.workflows.predict.hub_runs import fetch_run
+
+        folder = fetch_run(repository, revision=revision, endpoint=endpoint)
+        return cls.load(folder, device=device, model=model, weights=weights)
+
     @property
     def backbone(self) -> "Backbone":
         """The backbone of the run's recipe, or the fine-tuned network.

@@ -341,6 +341,9 @@ def _figures(
 
 def _trained_ids(run: Path) -> set[str]:
     """Return the ids of the images that a run was fitted or chosen on, which are all but the test images."""
+    if not (run / ROWS).is_file():
+        # Shared runs come without their rows; a missing table of others was told when the run was opened.
+        return set()
     rows = read_table(run / ROWS, ["id", "role"]).to_pydict()
     return {name for name, role in zip(rows["id"], rows["role"], strict=True) if role != "test"}
 
