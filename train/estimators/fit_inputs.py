@@ -130,7 +130,7 @@ class FitInputs:
             folds=folds,
             seed=seed,
             device=device,
-            limits=MemoryLimits.on(device, estimator.memory_limit_bytes or None),
+            limits=_limits_beside(values, MemoryLimits.on(device, estimator.memory_limit_bytes or None)),
             start=start,
             scaling=scaling,
             is_flat=checked.is_flat,
@@ -246,6 +246,27 @@ class FitInputs:
     def check_memory(self, peak_bytes: int, *, what: str, instead: str, host_bytes: int = 0) -> None:
         """Refuse a fit whose projected peak is above the limit; see `MemoryLimits.check`."""
         self.limits.check(peak_bytes, host_bytes=host_bytes, what=what, instead=instead)
+
+
+def _limits_beside(values: npt.NDArray[np.float64] | None, limits: MemoryLimits) -> MemoryLimits:
+    """Return what a fit may take beside its matrix of labels or numbers, which one-hot targets do not need.
+
+    Raises
+    ------
+    InputError
+        If the matrix itself is above the limit.
+    """
+    if values is None:
+        return limits
+    # The matrix as it was given, as it is fitted, and where the fit computes.
+    taken = 3 * values.nbytes
+    limits.check(
+        taken,
+        host_bytes=taken,
+        what=f"a matrix of {len(values)} rows and {values.shape[1]} labels or targets",
+        instead="give fewer labels or targets at a time, or raise --memory-limit (memory_limit_bytes)",
+    )
+    return replace(limits, bytes=limits.bytes - taken, host_bytes=max(1, limits.host_bytes - taken))
 
 
 def _targets_of(values: npt.NDArray[np.float64] | None, scaling: Scaling | None) -> Targets | None:

@@ -1,5 +1,6 @@
 """Regressors agree with scikit-learn's where both solve the same problem, and keep to the targets' unit."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -97,3 +98,19 @@ def test_neighbors_are_scikit_learns() -> None:
     head = NearestNeighborRegressor(n_neighbors=7, metric="euclidean", random_state=0).fit(X, NUMBERS)
     other = KNeighborsRegressor(n_neighbors=7).fit(X, NUMBERS)
     np.testing.assert_allclose(head.predict(X), other.predict(X))
+
+
+def test_a_hundred_targets_count_in_the_projected_memory() -> None:
+    rng = np.random.default_rng(0)
+    rows, targets = rng.normal(size=(2000, 20)), rng.normal(size=(2000, 100))
+    with pytest.raises(InputError, match="a matrix of 2000 rows and 100 labels or targets needs"):
+        RidgeRegressor(memory_limit_bytes=4_000_000).fit(rows, targets)
+    limit = 60_000_000
+    head = RidgeRegressor(memory_limit_bytes=limit, random_state=0)
+    tracemalloc.start()
+    head.fit(rows, targets)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert head.coef_.shape == (100, 20)
+    # NumPy's memory; torch's is projected by the same sums as for classes.
+    assert peak <= head.report_.peak_bytes + 3 * targets.nbytes <= limit
