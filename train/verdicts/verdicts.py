@@ -1,7 +1,7 @@
 """`Verdicts`: a run that was asked for sets of labels, novelty, a prior or a tree, and what it answers."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,6 +42,8 @@ class Verdict:
         The deepest class that is sure enough, and its probability.
     n_images : int, optional
         Images of a thing.
+    intervals : mapping of str to (float or None, float or None), optional
+        Ends of the interval of each target; None of an interval without an end.
     """
 
     label_set: tuple[str, ...] | None = None
@@ -49,6 +51,7 @@ class Verdict:
     abstained: bool | None = None
     back_off: tuple[str | None, float | None] | None = None
     n_images: int | None = None
+    intervals: Mapping[str, tuple[float | None, float | None]] | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Give what was asked, as JSON values."""
@@ -61,6 +64,8 @@ class Verdict:
         found = {name: value for name, value in values.items() if value is not None}
         if self.back_off is not None:
             found |= {"back_off": self.back_off[0], "back_off_confidence": self.back_off[1]}
+        for name, (low, high) in (self.intervals or {}).items():
+            found |= {f"{name}_low": low, f"{name}_high": high}
         return found
 
 
@@ -181,7 +186,14 @@ class Verdicts:
 
     def notes(self, *, of_things: bool = False) -> Iterator[str]:
         """Say what a reader of the answers should know."""
-        if self.options.coverage is not None:
+        if self.errors is not None and self.options.coverage is not None:
+            n = len(self.errors.errors)
+            if rank_of(n, self.options.coverage) > n:
+                yield (
+                    f"no interval has an end: {counted(n, 'left-out image')} of the training reach a "
+                    f"coverage of {n / (n + 1):.4g}, and {self.options.coverage:g} was asked for"
+                )
+        elif self.options.coverage is not None:
             n = len(self.calibration(of_things=of_things))
             if rank_of(n, self.options.coverage) > n:
                 yield (
@@ -206,7 +218,7 @@ class Verdicts:
         counts : sequence of int, optional
             Images of each thing.
         """
-        found = [Verdict() for _ in range(len(probabilities))]
+        found = self._by_novelty(len(probabilities), novelty)
         if self.options.coverage is not None:
             threshold = self.threshold(of_things=counts is not None)
             members = label_sets(probabilities, threshold)
@@ -215,18 +227,37 @@ class Verdicts:
                 replace(each, label_set=tuple(self.classes[code] for code in codes if holds[code]))
                 for each, codes, holds in zip(found, order.tolist(), members.tolist(), strict=True)
             ]
-        if novelty is not None:
-            limit = self.options.abstain_above
-            found = [
-                replace(each, novelty=value, abstained=None if limit is None else value > limit)
-                for each, value in zip(found, novelty.tolist(), strict=True)
-            ]
         if self.options.back_off is not None and self.tree is not None:
             deepest = self.tree.back_off(probabilities, self.options.back_off)
             found = [replace(each, back_off=pair) for each, pair in zip(found, deepest, strict=True)]
         if counts is not None:
             found = [replace(each, n_images=count) for each, count in zip(found, counts, strict=True)]
         return found
+
+    def _by_novelty(self, n: int, novelty: Values | None) -> list[Verdict]:
+        """Answer by the novelty (n,) alone, if it was asked for."""
+        if novelty is None:
+            return [Verdict()] * n
+        limit = self.options.abstain_above
+        return [
+            Verdict(novelty=value, abstained=None if limit is None else value > limit)
+            for value in novelty.tolist()
+        ]
+
+    def of_numbers(self, values: Values, *, novelty: Values | None = None) -> list[Verdict]:
+        """Answer for images of a regression, or of several labels, by what is said (n, n_targets)."""
+        found = self._by_novelty(len(values), novelty)
+        if self.errors is None or self.options.coverage is None:
+            return found
+        half = self.errors.half_widths(self.options.coverage)
+        ends = [
+            {
+                name: (float(value - width), float(value + width)) if np.isfinite(width) else (None, None)
+                for name, value, width in zip(self.errors.names, row, half, strict=True)
+            }
+            for row in values
+        ]
+        return [replace(each, intervals=of_row) for each, of_row in zip(found, ends, strict=True)]
 
 
 def task_in(record: RunRecord) -> str:

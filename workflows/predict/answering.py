@@ -17,7 +17,7 @@ from toptune.train.tasks.names import CLASSIFICATION
 from toptune.train.verdicts.verdicts import Verdict, Verdicts, task_in
 from toptune.workflows.predict.images import FoundImage, ImageLike, ListedImage, as_several, find_images
 from toptune.workflows.predict.predictions import Answers, Prediction
-from toptune.workflows.predict.windows import Network, Window, windows
+from toptune.workflows.predict.windows import Network, Window, plain_predictions, windows
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +47,6 @@ class Asked:
             If the run cannot say what was asked.
         """
         run = network.record
-        if (task := task_in(run.record)) != CLASSIFICATION:
-            raise InputError(
-                f"{run.folder} is a run of --task {task}, of which predict says no more than the answer; "
-                "toptune evaluate measures intervals (--coverage) and novelty",
-            )
         verdicts = Verdicts.of(run.record, run.folder, options)
         if options.wants_novelty:
             network = network.with_novelty()
@@ -89,7 +84,7 @@ class Asked:
         if by is not None:
             return thing_keys(images, by)
         trained_by = self.verdicts.answer_by
-        if trained_by is None:
+        if trained_by is None or task_in(self.network.record.record) != CLASSIFICATION:
             return None
         try:
             return thing_keys(images, trained_by)
@@ -99,12 +94,33 @@ class Asked:
             return None
 
     def _of_images(self, answers: Answers, names: Sequence[str]) -> list[Prediction]:
+        if task_in(self.network.record.record) != CLASSIFICATION:
+            return self._of_other_task(answers, names)
         failed = {row: Prediction(path=names[row], error=reason) for row, reason in answers.failed.items()}
         probabilities = self.verdicts.adjusted(answers.probabilities)
         verdicts = self.verdicts.of_rows(probabilities, novelty=answers.novelty)
         rows = zip(answers.rows.tolist(), probabilities, verdicts, strict=True)
         found = failed | {row: self._prediction(names[row], *said) for row, *said in rows}
         return [found[row] for row in sorted(found)]
+
+    def _of_other_task(self, answers: Answers, names: Sequence[str]) -> list[Prediction]:
+        """Answer by several labels or by numbers, which prior, sets and trees have no part in."""
+        predictions = plain_predictions(self.network, answers, names)
+        verdicts = iter(self.verdicts.of_numbers(answers.probabilities, novelty=answers.novelty))
+        told = []
+        for each in predictions:
+            verdict = next(verdicts) if each.error is None else None
+            gone = verdict is not None and verdict.abstained
+            told.append(
+                replace(
+                    each,
+                    verdict=verdict,
+                    label=None if gone else each.label,
+                    confidence=None if gone else each.confidence,
+                    labels=None if gone else each.labels,
+                )
+            )
+        return told
 
     def _of_things(self, batches: Sequence[Window], keys: Sequence[str]) -> list[Prediction]:
         """Answer for each thing by those of its images that could be used."""

@@ -16,13 +16,11 @@ from toptune.train.answers.options import AnswerArguments, AnswerOptions
 from toptune.train.fusion.fused_run import FusedRun
 from toptune.train.runs.record import RunRecord
 from toptune.train.runs.run import Run
-from toptune.train.tasks.multilabel import split_labels
-from toptune.train.tasks.names import MULTILABEL, REGRESSION
 from toptune.train.verdicts.verdicts import is_answered_by_things
 from toptune.workflows.predict.images import ImageLike, as_several, find_images
 from toptune.workflows.predict.moved import Place
 from toptune.workflows.predict.predictions import Answers, Prediction
-from toptune.workflows.predict.windows import Network, windows
+from toptune.workflows.predict.windows import Network, plain_predictions, windows
 
 if TYPE_CHECKING:  # networks import torch and timm, which a folder that is no run does not need
     import torch
@@ -254,8 +252,10 @@ class Classifier:
                 images, batch_size=batch_size, progress=progress
             )
         given = find_images(as_several(images))
-        found = windows(self.network, given, batch_size=batch_size, progress=progress)
-        return [each for answers, names, _ in found for each in self._predictions(answers, names)]
+        predictions: list[Prediction] = []
+        for answers, names, _ in windows(self.network, given, batch_size=batch_size, progress=progress):
+            predictions += plain_predictions(self.network, answers, names)
+        return predictions
 
     def answers(self, source: ImageBytes, n_images: int, *, batch_size: int = 32) -> Iterator[Answers]:
         """Classify images ``0 ... n_images - 1`` of a source, a batch after the other.
@@ -281,24 +281,6 @@ class Classifier:
         """
         check_count(batch_size, option="batch_size")
         return self.network.answers(source, n_images, batch_size=batch_size)
-
-    def _predictions(self, answers: Answers, names: Sequence[str]) -> list[Prediction]:
-        """Name images and classes in the answers of a batch, failed images among the others."""
-        classes = self.classes
-        found = {row: Prediction(path=names[row], error=reason) for row, reason in answers.failed.items()}
-        form, rows = self.record.form, answers.rows.tolist()
-        told = form.texts(answers.probabilities), form.confidence(answers.probabilities)
-        for row, values, label, confidence in zip(rows, answers.probabilities, *told, strict=True):
-            found[row] = Prediction(
-                path=names[row],
-                label=label,
-                # Numbers have no probability.
-                confidence=None if np.isnan(confidence) else float(confidence),
-                probabilities=dict(zip(classes, values.tolist(), strict=True)),
-                labels=tuple(split_labels(label)) if form.task == MULTILABEL else None,
-                targets=dict(zip(classes, values.tolist(), strict=True)) if form.task == REGRESSION else None,
-            )
-        return [found[row] for row in sorted(found)]
 
     def probabilities(self, batch: "torch.Tensor | Sequence[torch.Tensor]") -> npt.NDArray[np.float64]:
         """Return the probabilities ``(b, n_classes)`` of images as `features` takes them."""

@@ -1,12 +1,16 @@
 """Images of any number are classified a window of them at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from toptune.extract.images.narrow import NarrowImages
+from toptune.train.tasks.multilabel import split_labels
+from toptune.train.tasks.names import MULTILABEL, REGRESSION
 from toptune.workflows.predict.images import FoundImage, LooseImages
-from toptune.workflows.predict.predictions import Answers
+from toptune.workflows.predict.predictions import Answers, Prediction
 
 if TYPE_CHECKING:  # networks import torch and timm, which a folder that is no run does not need
     from toptune.workflows.predict.finetuned_network import FineTunedNetwork
@@ -47,3 +51,23 @@ def windows(
                 progress(n_done, total)
         start += len(window)
     narrow.warn()
+
+
+def plain_predictions(network: Network, answers: Answers, names: Sequence[str]) -> list[Prediction]:
+    """Name images and classes in the answers of a batch, failed images among the others."""
+    classes, form = network.record.classes, network.record.form
+    found = {row: Prediction(path=names[row], error=reason) for row, reason in answers.failed.items()}
+    told = form.texts(answers.probabilities), form.confidence(answers.probabilities)
+    for row, values, label, confidence in zip(
+        answers.rows.tolist(), answers.probabilities, *told, strict=True
+    ):
+        found[row] = Prediction(
+            path=names[row],
+            label=label,
+            # Numbers have no probability.
+            confidence=None if np.isnan(confidence) else float(confidence),
+            probabilities=dict(zip(classes, values.tolist(), strict=True)),
+            labels=tuple(split_labels(label)) if form.task == MULTILABEL else None,
+            targets=dict(zip(classes, values.tolist(), strict=True)) if form.task == REGRESSION else None,
+        )
+    return [found[row] for row in sorted(found)]

@@ -97,3 +97,25 @@ def test_a_prior_moves_the_figures(folder: Path, tmp_path: Path) -> None:
     found = evaluate(folder / "run", prior=tmp_path / "prior.csv")
     assert found["accuracy"] == pytest.approx(1 / len(SHAPES), abs=0.1)
     assert np.array(found["confusion_matrix"])[:, 1:].sum() == 0
+
+
+def test_numbers_have_intervals_and_images_without_an_answer(tmp_path: Path, run_cli: Cli) -> None:
+    save_shapes(tmp_path / "photos")
+    files = sorted((tmp_path / "photos").rglob("*.png"))
+    bright = [f"{file},{np.asarray(Image.open(file).convert('L')).mean()}" for file in files]
+    lines = ["path,brightness", *bright]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    extract(tmp_path / "list.csv", model=MODEL, store=tmp_path / "store", layers="last")
+    train(tmp_path / "store", dataset="list", model=MODEL, out=tmp_path / "run", head="ridge", cv=3,
+          target="brightness")  # fmt: skip
+    asked = ["--coverage", "0.8", "--novelty", "--abstain-above", "0.5", "--format", "jsonl"]
+    code, out, err = run_cli("predict", tmp_path / "run", tmp_path / "list.csv", *asked)
+    assert code == 0, err
+    found = [json.loads(line) for line in out.splitlines()]
+    half = evaluate(tmp_path / "run", coverage=0.8)["prediction_intervals"]["targets"]["brightness"][
+        "half_width"
+    ]
+    for each in found:
+        assert each["brightness_high"] - each["brightness_low"] == pytest.approx(2 * half, abs=1e-3)
+        assert (each["label"] is None) == each["abstained"] == (each["novelty"] > 0.5)
+    assert 0 < sum(each["abstained"] for each in found) < len(found)
