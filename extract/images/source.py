@@ -223,7 +223,7 @@ class SplitSource:
             modified_ns=whole.modified_ns[rows],
             extra={
                 name: [column[row] for row in self._rows]
-                for name, column in ((name, whole.column(name)) for name in whole.extra_names)
+                for name, column in ((name, whole.cells(name)) for name in whole.extra_names)
             },
         )
 

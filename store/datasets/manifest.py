@@ -28,6 +28,7 @@ _SHOWN_CLASSES = 10
 # So many whole numbers are rather ages or counts than the digits of an alphabet.
 _MANY_NUMBERS = 50
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_MARKS = frozenset({"0", "1", "?", None})
 _COLUMNS = ("id", "label", "split", "bytes", "modified_ns")
 _NUMBERS = ("bytes", "modified_ns")
 
@@ -73,7 +74,8 @@ class Manifest:
         modified_ns : sequence of int (n,), optional
             Modification times, nanoseconds; 0 where unknown.
         extra : mapping of str to sequence of str, number or None, optional
-            Further columns of a user's manifest. In ``labels``, empty text says that no label applies.
+            Further columns of a user's manifest. In ``labels``, and in a column of 0 and 1, empty text says
+            that no label applies, or that this one does not.
 
         Raises
         ------
@@ -170,6 +172,11 @@ class Manifest:
         InputError
             If there is none of that name.
         """
+        cells = self.cells(name)
+        return cells if name == LABELS_COLUMN else [cell or None for cell in cells]
+
+    def cells(self, name: str) -> list[str | None]:
+        """Return a column as `column` does, with the empty text of a column of 0 and 1 as it was written."""
         known = ["id", "label", "split", *self.extra_names]
         if name not in known:
             raise InputError(f"the manifest has no column {name!r}; {choices(name, known)}")
@@ -212,8 +219,9 @@ class Manifest:
                 f"no column {column!r} can be the label; "
                 + (choices(column, others) if others else "there is no further column")
             )
-        place = self.table.column_names.index("label")
-        return Manifest(self.table.set_column(place, "label", self.table[column]))
+        if column == "label":
+            return self
+        return self.with_label_column(self.column(column))
 
     def with_label_column(self, labels: Sequence[str | None]) -> "Manifest":
         """Return the manifest with other labels of all rows, None where nothing is known."""
@@ -311,10 +319,15 @@ def _strings(name: str, values: Sequence[object], n: int, *, keeps_blanks: bool 
         texts = outside_column(values, keeps_blanks=keeps_blanks)
     except InputError as error:
         raise InputError(f"column {name!r} must hold text, numbers or nothing: {error}") from error
-    if name == LABELS_COLUMN:
+    if name == LABELS_COLUMN or _is_of_marks(name, texts):
         # Here, nothing known and no label that applies are two things.
         texts = ["" if value == "" else text for value, text in zip(values, texts, strict=True)]
     return pa.array(texts, type=pa.string())
+
+
+def _is_of_marks(name: str, texts: Sequence[str | None]) -> bool:
+    """Tell a further column of 0 and 1, in which ``?`` says that nobody knows."""
+    return name not in _COLUMNS and _MARKS.issuperset(texts)
 
 
 def _integers(name: str, values: Sequence[int] | npt.NDArray[np.int64], n: int) -> pa.Array:

@@ -12,7 +12,7 @@ from toptune.train.fusion.join import train_join
 from toptune.train.fusion.late import train_late
 from toptune.train.runs.options import JOIN, TrainArguments, TrainOptions
 from toptune.train.runs.run import Run
-from toptune.train.runs.training import train_run
+from toptune.train.runs.training import refuse_other_tasks, train_run
 
 if TYPE_CHECKING:  # it imports torch, which a training that is refused does not need
     from toptune.train.fusion.fused_run import FusedRun
@@ -104,6 +104,7 @@ def train(
     if dataset is None:
         dataset, _ = only_features(store, model=names[0])
     if options.head.best:
+        refuse_other_tasks(store, dataset, options, what="best")
         return train_best(store, dataset=dataset, models=names, out=out, options=options, progress=progress)
     if len(names) == 1:
         options = options.for_model(names[0])

@@ -33,6 +33,7 @@ from toptune.train.rows.splits import NAMED, split_manifest
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.train.runs.record import CONFIG, METRICS, RunRecord
 from toptune.train.runs.run import read_labels
+from toptune.train.runs.training import refuse_other_tasks
 from toptune.train.runs.writing import check_out
 
 RUNS = "runs"
@@ -109,6 +110,7 @@ def compare_heads(
         if name != AUTO_HEAD:
             kind_of(name)  # This refuses an unknown head before the first run.
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
+    refuse_other_tasks(opened, dataset, options.of_features, what="compare")
     all_models = [name for contest in contests for name in contest]
     features = open_members(
         opened, dataset, {name: options.of_features.for_model(name) for name in all_models}

@@ -30,6 +30,7 @@ from toptune.train.reports.layer_plot import save_layer_image
 from toptune.train.reports.options import LayerReportArguments, LayerReportOptions
 from toptune.train.rows.chosen_rows import choose_rows, rows_digest
 from toptune.train.runs.options import JOIN, TrainOptions
+from toptune.train.runs.training import refuse_other_tasks
 from toptune.train.runs.writing import check_out, new_run_folder, write_json
 
 if TYPE_CHECKING:  # heads import torch and scikit-learn, which a report that is refused does not need
@@ -155,6 +156,7 @@ def report_layers(
     path = check_out(out)
     check_head(options.head, options.params, cv=options.cv, class_weight=options.class_weight)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
+    refuse_other_tasks(opened, dataset, options.of_features, what="layers-report")
     shared = options.of_features.check_models(model, models)
     features, arrays = _open(opened, shared, dataset, options.of_features)
     features.mark_used()

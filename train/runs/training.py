@@ -21,12 +21,20 @@ from toptune.machine.plans import plan_logger
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.arrays.stored_layers import ALL, AUTO, by_depth, choose_arrays, tell_choice
 from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.versions import read_dataset_version
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import ModelFeatures, StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.store.joined.joined_features import split_name
 from toptune.store.joined.member_costs import member_costs
-from toptune.train.heads.kinds import LARGEST_TRIAL, check_head, refuse_task, why_on_cpu, why_small
+from toptune.train.heads.kinds import (
+    LARGEST_TRIAL,
+    check_head,
+    heads_for,
+    refuse_task,
+    why_on_cpu,
+    why_small,
+)
 from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.layers.choices import LAYER_SEARCH, LayerSearch
 from toptune.train.layers.options import SHORT_LIST_HEADS
@@ -46,6 +54,7 @@ from toptune.train.runs.run_folds import folds_record
 from toptune.train.runs.scoring import Scored, score
 from toptune.train.runs.sources import RunArray
 from toptune.train.runs.writing import check_out, new_run_folder, size_note, write_run
+from toptune.train.tasks.choice import told_task
 from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, REGRESSION
 
 if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that is refused does not need
@@ -159,6 +168,27 @@ def train_run(
         features, arrays, models=(model,), store=opened.root, path=path, options=options, phases=phases,
         best=best,
     )  # fmt: skip
+
+
+def refuse_other_tasks(store: FeatureStore, dataset: str, options: TrainOptions, *, what: str) -> None:
+    """Refuse a data set of another task than classification, for work that compares classifiers.
+
+    Raises
+    ------
+    InputError
+        For a task that was named, or that the labels of the data set say.
+    """
+    task, rows = options.rows.task, options.rows
+    if task == AUTO_TASK and rows.label_column is None:
+        manifest = read_dataset_version(store.root, dataset, options.dataset_version).manifest
+        task = told_task(task, rows.wanted, manifest)
+    if task not in (AUTO_TASK, CLASSIFICATION):
+        raise InputError(
+            f"{what} does not know --task {task}, which the labels of {dataset!r} mean; train one of the "
+            f"heads {', '.join(heads_for(task))} on it, or name a column with one label an image with "
+            "--label-column",
+            option="task" if rows.task != AUTO_TASK else "dataset",
+        )
 
 
 def read_for_task(

@@ -187,7 +187,7 @@ def _of_indicators(manifest: Manifest, columns: Sequence[str]) -> list[str | Non
     if twice is not None:
         raise InputError(f"column {twice!r} is given twice; name each label once", option="label_column")
     marks = [
-        [_mark(cell, name, row, manifest) for row, cell in enumerate(manifest.column(name))]
+        [_mark(cell, name, row, manifest) for row, cell in enumerate(manifest.cells(name))]
         for name in columns
     ]
     texts: list[str | None] = []

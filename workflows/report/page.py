@@ -22,9 +22,10 @@ from toptune.workflows.report.details import choose_detailed, look_closely
 from toptune.workflows.report.drawing import make_legend
 from toptune.workflows.report.figures import draw_layer_searches, draw_speedups
 from toptune.workflows.report.pairs import compare_with_finetuning
-from toptune.workflows.report.runs import ReportedRun, read_runs
+from toptune.workflows.report.runs import ReportedRun, read_all
 from toptune.workflows.report.settings import Setting, make_settings, methods_of
 from toptune.workflows.report.table import DASH, in_digits, make_table
+from toptune.workflows.report.task_runs import counted_tasks
 
 _TEMPLATE = Path(__file__).parent / "report.html"
 _LIBRARIES = ("toptune", "torch", "scikit-learn", "timm")
@@ -111,7 +112,7 @@ def write_report(
     """
     meter, notify = CostMeter(), progress or (lambda _done, _total: None)
     path = _check_out(out, overwrite=overwrite)
-    found = read_runs(runs, progress=notify)
+    found, others = read_all(runs, progress=notify)
     settings, repeated = make_settings(found)
     detailed = choose_detailed(settings)
     sources = _open_data(data or {}, settings)
@@ -123,12 +124,14 @@ def write_report(
     comparisons = compare_with_finetuning(settings)
     columns, rows = make_table(settings)
     notes = _notes(settings, repeated, n_detailed=len(details), n_panels=max(n_seconds, n_energy, n_layers))
-    n_datasets = len({setting.dataset for setting in settings})
+    n_datasets = len({setting.dataset for setting in settings} | {run.dataset for run in others})
+    told = counted_tasks(others)
     content = render_page(
         _TEMPLATE,
         title=title,
-        counts=f"{counted(len(found), 'run')}, {counted(len(settings), 'setting')}, "
-        f"{counted(n_datasets, 'data set')}",
+        counts=f"{counted(len(found) + len(others), 'run')}{f' ({told})' if told else ''}, "
+        f"{counted(len(settings), 'setting')}, {counted(n_datasets, 'data set')}",
+        others=others,
         notes=notes,
         legend=legend,
         by_seconds=by_seconds,
@@ -153,7 +156,8 @@ def write_report(
     with explained_writing(path, elsewhere="give another --out", kept="no page was written"):
         replace_file(path, content)
     return ReportSummary(
-        out=str(out), runs=len(found), settings=len(settings), datasets=n_datasets, n_bytes=len(content),
+        out=str(out), runs=len(found) + len(others), settings=len(settings), datasets=n_datasets,
+        n_bytes=len(content),
         notes=tuple(notes), costs=meter.to_dict(),
     )  # fmt: skip
 

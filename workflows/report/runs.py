@@ -16,7 +16,9 @@ from toptune.train.reports.layer_plot import LayerPoint
 from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.train.runs.record import CONFIG, METRICS, RunRecord
+from toptune.train.tasks.names import CLASSIFICATION
 from toptune.workflows.report.run_tables import ADVICE, Predictions, read_layer_search, read_predictions
+from toptune.workflows.report.task_runs import TaskRun, read_task_run
 
 MAX_RUNS = 2_000
 
@@ -108,7 +110,14 @@ class ReportedRun:
 def read_runs(
     places: Sequence[str | os.PathLike[str]], *, progress: Callable[[int, int], None]
 ) -> list[ReportedRun]:
-    """Read every RUN of some folders, sorted by path.
+    """Read the runs of `read_all` that classify."""
+    return read_all(places, progress=progress)[0]
+
+
+def read_all(
+    places: Sequence[str | os.PathLike[str]], *, progress: Callable[[int, int], None]
+) -> tuple[list[ReportedRun], list[TaskRun]]:
+    """Read every RUN of some folders, sorted by path; runs of other tasks than classification apart.
 
     Parameters
     ----------
@@ -128,11 +137,16 @@ def read_runs(
     folders = sorted({folder for place in places for folder in _find_runs(Path(place))})
     if len(folders) > MAX_RUNS:
         raise InputError(f"{len(folders)} runs; a report takes at most {MAX_RUNS}: name fewer folders")
-    runs = []
+    runs, others = [], []
     for number, folder in enumerate(folders, start=1):
-        runs.append(read_run(folder))
+        record = RunRecord.read(folder / CONFIG, advice=ADVICE)
+        if record.task_name == CLASSIFICATION:
+            runs.append(read_run(folder))
+        else:
+            record.check_files(folder, record.table_names)
+            others.append(read_task_run(folder, record, advice=ADVICE))
         progress(number, len(folders))
-    return _with_common_names(runs)
+    return _with_common_names(runs), others
 
 
 def _with_common_names(runs: Sequence[ReportedRun]) -> list[ReportedRun]:

@@ -18,13 +18,16 @@ from toptune.train import (
     FalkonClassifier,
     PreprocessedBlocks,
     StreamingLogisticClassifier,
+    compare_heads,
     evaluate_run,
     load_run,
     make_head,
     train,
     update_run,
 )
-from toptune.train.tasks.task import TargetMatrix
+from toptune.train.tasks.multilabel import Multilabel
+from toptune.train.tasks.task import TargetMatrix, Wanted
+from toptune.workflows import write_report
 
 Build = Callable[..., FeatureCache]
 NAMES = ("animal", "blue", "car", "round")
@@ -240,3 +243,41 @@ def test_late_fusion_weighs_heads_of_several_labels(
     assert again["f1_micro"] == pytest.approx(run.metrics["f1_micro"])
     alone = max(member.metrics["mean_average_precision"] for member in run.members)
     assert run.metrics["mean_average_precision"] > alone - 0.1
+
+
+@pytest.mark.parametrize(("options", "what"), [({"best": True}, "best"), ({"head": "auto"}, "head 'auto'")])
+def test_what_compares_classifiers_is_refused(
+    build: Build, tmp_path: Path, options: dict[str, Any], what: str
+) -> None:
+    made(build)
+    with pytest.raises(InputError, match=f"{what} does not know --task multilabel"):
+        train(tmp_path / "store", dataset="pets", out=tmp_path / "run", **options)
+    with pytest.raises(InputError, match="compare does not know --task multilabel"):
+        compare_heads(
+            tmp_path / "store", dataset="pets", model="tiny.demo", heads=["ridge"], out=tmp_path / "c"
+        )
+
+
+def test_a_report_shows_the_curves(build: Build, tmp_path: Path) -> None:
+    made(build)
+    train(tmp_path / "store", dataset="pets", out=tmp_path / "run", head="ridge")
+    summary = write_report([tmp_path / "run"], out=tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert summary.runs == 1
+    assert "1 of multilabel" in page
+    assert "data:image/png;base64," in page
+    for name in NAMES:
+        assert f"<td>{name}</td>" in page
+
+
+def test_an_empty_cell_of_a_column_of_marks_is_a_no(tmp_path: Path) -> None:
+    manifest = Manifest.from_columns(
+        ids=["a", "b", "c", "d"], sizes=[1] * 4,
+        extra={"fur": ["1", "", "?", None], "legs": ["0", "1", "1", "1"], "note": ["x", "", None, "y"]},
+    )  # fmt: skip
+    labeled = Multilabel().labeled(manifest, Wanted(label_column="fur,legs"))
+    assert labeled.labels == ["fur", "legs", "?fur|legs", "?fur|legs"]
+    assert manifest.column("fur") == ["1", None, "?", None]
+    assert manifest.column("note") == ["x", None, None, "y"]
+    again = Manifest.from_parquet(manifest.to_parquet())
+    assert Multilabel().labeled(again, Wanted(label_column="fur,legs")).labels == labeled.labels
