@@ -68,7 +68,7 @@ def test_a_head_is_the_same_there(
     is_float32 = options.pop("is_float32", False)
     X, y = data(options.pop("d", 6), is_float32=is_float32)
     if is_float32:  # as of many rows
-        monkeypatch.setattr("toptune.train.estimators.falkon.FLOAT64_WORK", 0)
+        monkeypatch.setattr("toptune.train.estimators.kernel_ridge.FLOAT64_WORK", 0)
     groups = [str(row % 4) for row in range(len(y))]
     given: dict[str, Any] = {"cv": 3}
     given |= {key: options.pop(key) for key in ("cv", "class_weight") if key in options}

@@ -158,7 +158,7 @@ def test_a_card_with_slow_float64_is_measured_once_and_takes_falkon(
     cuda: Counts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Of 90 rows, as of many: float32 kernel values, which are not kept.
-    monkeypatch.setattr("toptune.train.estimators.falkon.FLOAT64_WORK", 0)
+    monkeypatch.setattr("toptune.train.estimators.kernel_ridge.FLOAT64_WORK", 0)
     monkeypatch.setattr("toptune.train.solvers.solver_choice.CUDA_CACHE_SHARE", 0)
     monkeypatch.setattr(device_rates, "SIZE", 8)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a card")

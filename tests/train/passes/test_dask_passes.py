@@ -57,7 +57,7 @@ def test_sums_of_plain_float32_kernel_values_equal_the_serial_ones(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Workers send such sums as they are, and blocks begin where those of a serial pass begin.
-    monkeypatch.setattr("toptune.train.estimators.falkon.FLOAT64_WORK", 0.0)
+    monkeypatch.setattr("toptune.train.estimators.kernel_ridge.FLOAT64_WORK", 0.0)
     monkeypatch.setattr("toptune.train.rows.block_reading.BLOCK_BYTES", 0)
     monkeypatch.setattr("toptune.train.rows.block_reading.LEAST_ROWS", 0)
     X, y = data(3000)

@@ -64,7 +64,7 @@ def check(fitted: FalkonClassifier | FalkonLogisticClassifier, X: Matrix, y: npt
 def test_hard_inputs(
     solver: str, case: str, dtype: type, n_centers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toptune.train.estimators.falkon.FLOAT64_WORK", 0)  # float32 stays float32
+    monkeypatch.setattr("toptune.train.estimators.kernel_ridge.FLOAT64_WORK", 0)  # float32 stays float32
     X, y = problem()
     if case == "duplicated rows":
         y = np.concatenate([y[: N // 4]] * 4)
@@ -83,7 +83,7 @@ def test_hard_inputs(
 def test_every_penalty_alone(
     solver: str, penalty: float, dtype: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toptune.train.estimators.falkon.FLOAT64_WORK", 0)
+    monkeypatch.setattr("toptune.train.estimators.kernel_ridge.FLOAT64_WORK", 0)
     X, y = problem()
     fitted = make(solver, sigma=[0.1, 5.0, 1e3], penalty=penalty, n_centers=80, random_state=0).fit(
         X.astype(dtype), y

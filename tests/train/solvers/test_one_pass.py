@@ -228,7 +228,7 @@ def test_block_size_order_and_type_change_nothing(monkeypatch: pytest.MonkeyPatc
     small = FalkonClassifier(**options).fit(X, rows.codes)
     np.testing.assert_allclose(small.decision_function(X), scores, atol=1e-9)
     assert small.temperature_ == pytest.approx(whole.temperature_, rel=1e-3)
-    monkeypatch.setattr("toptune.train.estimators.falkon.FLOAT64_WORK", 0)
+    monkeypatch.setattr("toptune.train.estimators.kernel_ridge.FLOAT64_WORK", 0)
     single = FalkonClassifier(**options).fit(X.astype(np.float32), rows.codes)
     assert single.report_.precision == "float32"
     assert single.centers_.dtype == np.float32
@@ -263,7 +263,7 @@ STRESS: dict[str, Callable[[Matrix], Matrix]] = {
 def test_hard_inputs_never_give_nan(
     kernel: str, case: str, dtype: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toptune.train.estimators.falkon.FLOAT64_WORK", 0)  # float32 stays float32
+    monkeypatch.setattr("toptune.train.estimators.kernel_ridge.FLOAT64_WORK", 0)  # float32 stays float32
     X, rows = make_rows()
     X = np.ascontiguousarray(STRESS[case](X), dtype=dtype)
     y = np.repeat(rows.codes[:30], 4) if case == "duplicated rows" else rows.codes

@@ -155,7 +155,7 @@ def test_new_images_and_classes_are_added(
 def test_scores_agree_in_float32_too(
     are_centers: bool, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toptune.train.estimators.falkon.FLOAT64_WORK", 0)
+    monkeypatch.setattr("toptune.train.estimators.kernel_ridge.FLOAT64_WORK", 0)
     cache = build()
     store = FeatureStore.open(tmp_path / "store")
     first = train(store, out=tmp_path / "first", **OPTIONS, **HEADS["falkon"])
