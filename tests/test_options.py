@@ -34,7 +34,7 @@ def test_flat_keywords_make_nested_values_and_come_back() -> None:
 def test_a_misspelled_keyword_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(InputError, match=r"both has no option 'sed'; did you mean 'seed'\?"):
         options_of(Both, {"sed": 3}, call="both")
-    with pytest.raises(InputError, match="both has no option 'zzzz'; choose among allow_failed, dask"):
+    with pytest.raises(InputError, match="both has no option 'zzzz'; choose among allow_failed, answer_by"):
         options_of(Both, {"zzzz": 3}, call="both")
 
 

@@ -145,7 +145,7 @@ def test_a_backbone_that_has_moved_is_given_its_place(model_folder: Path, tmp_pa
     stored = evaluate(tmp_path / "run", split="all")
     moved = tmp_path / "tiny.net"
     place.rename(moved)
-    hint = "give its place now with --model or --weights$"
+    hint = r"give its place now with --model or --weights\b"
     with pytest.raises(InputError, match=f"config.json.*{hint}") as gone:
         Classifier.load(tmp_path / "run")
     assert isinstance(gone.value.__cause__, InputError)
@@ -157,7 +157,7 @@ def test_a_backbone_that_has_moved_is_given_its_place(model_folder: Path, tmp_pa
     with pytest.raises(InputError, match="nowhere") as wrong:
         Classifier.load(tmp_path / "run", model="local-dir:nowhere")
     assert "give its place" not in str(wrong.value)
-    with pytest.raises(InputError, match=r"--device cpu$"):
+    with pytest.raises(InputError, match=r"--device cpu\b"):
         Classifier.load(tmp_path / "run", device="cuda:99")
     place.mkdir()
     shutil.copy(moved / "config.json", place)
