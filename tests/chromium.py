@@ -38,7 +38,7 @@ class Page:
         self.messages: list[str] = []
         self.requests: list[str] = []
 
-    def open(self, address: str, *, width: int = 1200, is_dark: bool = False) -> None:
+    def open(self, address: str, *, width: int = 1200, height: int = 900, is_dark: bool = False) -> None:
         """Load a page and wait until it is there."""
         if not self._session:
             target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -47,7 +47,7 @@ class Page:
                 self.call(f"{domain}.enable")
         scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.call("Page.navigate", url=address)
         while self._read().get("method") != "Page.loadEventFired":

@@ -12,6 +12,7 @@ from toptune.train.runs.confusion_plot import confusion_side, draw_confusion
 from toptune.workflows.gallery.thumbnails import Thumbnails
 from toptune.workflows.report.carriers import carriers_of
 from toptune.workflows.report.drawing import ACCENT, INK, MUTED, drawable, drawing, to_svg
+from toptune.workflows.report.pairs import by_accuracy
 from toptune.workflows.report.run_tables import Predictions, join_predictions
 from toptune.workflows.report.runs import ReportedRun
 from toptune.workflows.report.settings import Setting
@@ -60,9 +61,13 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Detail:
-    """The closer look at a setting: confusion matrix, reliability diagram and mistakes."""
+    """The closer look at a setting: confusion matrix, reliability diagram and mistakes.
+
+    `is_best` says that no other setting of the data set is more accurate.
+    """
 
     setting: Setting
+    is_best: bool
     n_pictures: int
     confusion: Markup
     confusions: list[Confused]
@@ -74,17 +79,19 @@ class Detail:
 
 
 def choose_detailed(settings: Sequence[Setting]) -> list[Setting]:
-    """Choose at most `MAX_DETAILED` settings: the best of each data set, then the second best, and so on."""
+    """Choose at most `MAX_DETAILED` settings: the best of each data set, then the second best, and so on.
+
+    They stand in this order, so that the best come first.
+    """
     ranks: dict[str, int] = defaultdict(int)
     ranked = []
     tested = [setting for setting in settings if setting.accuracy is not None]
-    for setting in sorted(tested, key=lambda each: -each.accuracy.mean if each.accuracy else 0.0):
+    for setting in sorted(tested, key=by_accuracy):
         ranked.append((ranks[setting.dataset], setting))
         ranks[setting.dataset] += 1
     ranked.sort(key=lambda each: (each[0], each[1].dataset))
     # Every data set gets its best setting before any gets its second best.
-    chosen = {id(setting) for _, setting in ranked[:MAX_DETAILED]}
-    return [setting for setting in settings if id(setting) in chosen]
+    return [setting for _, setting in ranked[:MAX_DETAILED]]
 
 
 def look_closely(
@@ -98,6 +105,7 @@ def look_closely(
     Parameters
     ----------
     settings : sequence of Setting
+        As `choose_detailed` orders them.
     sources : mapping of data set to Thumbnails
         Images of the data sets.
     progress : callable
@@ -105,12 +113,13 @@ def look_closely(
     """
     details = []
     for number, setting in enumerate(settings):
-        details.append(_look(setting, sources.get(setting.dataset), f"detail{number}"))
+        is_first = all(each.dataset != setting.dataset for each in settings[:number])
+        details.append(_look(setting, sources.get(setting.dataset), f"detail{number}", is_best=is_first))
         progress(number + 1, len(settings))
     return details
 
 
-def _look(setting: Setting, source: Thumbnails | None, name: str) -> Detail:
+def _look(setting: Setting, source: Thumbnails | None, name: str, *, is_best: bool) -> Detail:
     # A repetition that drew rows of other classes has a confusion matrix of other rows and columns, which
     # cannot be added.
     classes = setting.tested[0].tables.classes
@@ -123,6 +132,7 @@ def _look(setting: Setting, source: Thumbnails | None, name: str) -> Detail:
     calibration = None if told is None else bin_confidences(told.confidence, told.is_right)
     return Detail(
         setting=setting,
+        is_best=is_best,
         n_pictures=int(counts.sum()),
         confusion=_draw_confusion(counts, classes, f"{name}confusion", str(setting.dataset)),
         confusions=_most_confused(counts, classes),

@@ -19,11 +19,71 @@ from toptune.workflows.report.drawing import (
     plain_ticks,
     to_svg,
 )
-from toptune.workflows.report.pairs import Comparison
+from toptune.workflows.report.pairs import Answer, Comparison, by_accuracy
 from toptune.workflows.report.settings import Setting
 from toptune.workflows.report.table import in_digits
 
 _NAMED_LAYERS = 24
+# Rows of the figure of all settings, and of a data set in it where there are many data sets.
+_MOST_ROWS, _LEAST_ROWS = 60, 3
+
+
+def draw_overview(
+    answers: Sequence[Answer], settings: Sequence[Setting], legend: Mapping[str, Key]
+) -> tuple[Markup | None, int]:
+    """Draw the accuracy of all settings on one axis: a row each, by data set and falling accuracy.
+
+    Settings that can be told apart from the best of their data set are paler.
+
+    Returns
+    -------
+    drawing : Markup or None
+        None where nothing was tested.
+    n_left_out : int
+        Settings beyond `_MOST_ROWS`, the least accurate of each data set.
+    """
+    if not answers:
+        return None, 0
+    most = max(_LEAST_ROWS, _MOST_ROWS // len(answers))
+    tips, place, left_out = {}, 0.0, 0
+    rows: list[tuple[float, Setting, bool]] = []
+    headings: dict[float, str] = {}
+    for answer in answers:
+        tested = [each for each in settings if each.dataset == answer.dataset and each.accuracy is not None]
+        ranked = sorted(tested, key=by_accuracy)
+        left_out += len(ranked[most:])
+        if len(answers) > 1:
+            headings[place] = answer.dataset
+            place += 0.8
+        for setting in ranked[:most]:
+            rows.append((place, setting, setting in answer.equals))
+            place += 1.0
+    with drawing(5.8, 0.6 + 0.32 * place) as (figure, axes):
+        across = axes.get_yaxis_transform()
+        for at, heading in headings.items():
+            axes.text(0, at - 0.2, drawable(heading), transform=across, color=INK, fontsize=9.5,
+                      fontweight="bold", va="center")  # fmt: skip
+        for number, (at, setting, is_alike) in enumerate(rows):
+            assert setting.accuracy is not None, "settings without accuracy were passed over"
+            key, alpha = legend[setting.method], 1.0 if is_alike else 0.45
+            mean, interval = 100 * setting.accuracy.mean, ""
+            if setting.accuracy.interval is not None:
+                low, high = (100 * each for each in setting.accuracy.interval)
+                axes.hlines(at, low, high, color=key.color, linewidth=1.6, alpha=alpha)
+                interval = f" ({low:.2f} to {high:.2f})"
+            axes.plot(mean, at, key.marker, color=key.color, markersize=6, alpha=alpha, gid=f"row{number}")
+            name = f"{setting.method} · {setting.model}"
+            # Names stand above the points: beside the axis, long names would leave the axis no width.
+            axes.text(0, at - 0.42, drawable(name, 70), transform=across, color=MUTED, fontsize=8,
+                      va="center")  # fmt: skip
+            tips[f"row{number}"] = f"{name}: {mean:.2f} %{interval}"
+        axes.set_ylim(place - 0.4, -0.9)
+        axes.set_yticks([])
+        axes.margins(x=0.03)
+        axes.grid(True, axis="x")
+        axes.set_xlabel("accuracy, %")
+        label = "Accuracy of all settings"
+        return to_svg(figure, name="overview", label=label, tips=tips), left_out
 
 
 def draw_speedups(comparisons: Sequence[Comparison], legend: Mapping[str, Key]) -> Markup:

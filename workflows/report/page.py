@@ -20,14 +20,16 @@ from toptune.workflows.report.command_lines import command_of, extraction_of
 from toptune.workflows.report.cost_figures import MAX_PANELS, draw_accuracy_against
 from toptune.workflows.report.details import choose_detailed, look_closely
 from toptune.workflows.report.drawing import make_legend
-from toptune.workflows.report.figures import draw_layer_searches, draw_speedups
-from toptune.workflows.report.pairs import compare_with_finetuning
+from toptune.workflows.report.figures import draw_layer_searches, draw_overview, draw_speedups
+from toptune.workflows.report.pairs import compare_with_finetuning, find_answers
 from toptune.workflows.report.runs import ReportedRun, read_all
 from toptune.workflows.report.settings import Setting, make_settings, methods_of
-from toptune.workflows.report.table import DASH, in_digits, make_table
+from toptune.workflows.report.table import ACCURACY, DASH, in_digits, make_table
 from toptune.workflows.report.task_runs import counted_tasks
 
 _TEMPLATE = Path(__file__).parent / "report.html"
+# The answer names this many settings that cannot be told apart from the best; the figure shows all.
+MOST_ALIKE = 3
 _LIBRARIES = ("toptune", "torch", "scikit-learn", "timm")
 
 
@@ -118,12 +120,15 @@ def write_report(
     sources = _open_data(data or {}, settings)
     details = look_closely(detailed, sources, progress=notify)
     legend = make_legend(methods_of(settings))
+    answers = find_answers(settings)
+    overview, n_rows = draw_overview(answers, settings, legend)
     by_seconds, n_seconds = draw_accuracy_against("seconds", settings, legend)
     by_energy, n_energy = draw_accuracy_against("energy", settings, legend)
     layers, n_layers = draw_layer_searches(settings)
     comparisons = compare_with_finetuning(settings)
     columns, rows = make_table(settings)
-    notes = _notes(settings, repeated, n_detailed=len(details), n_panels=max(n_seconds, n_energy, n_layers))
+    notes = _notes(settings, repeated, n_detailed=len(details), n_panels=max(n_seconds, n_energy, n_layers),
+                   n_rows=n_rows)  # fmt: skip
     n_datasets = len({setting.dataset for setting in settings} | {run.dataset for run in others})
     told = counted_tasks(others)
     content = render_page(
@@ -133,6 +138,10 @@ def write_report(
         f"{counted(len(settings), 'setting')}, {counted(n_datasets, 'data set')}",
         others=others,
         notes=notes,
+        answers=answers,
+        most_alike=MOST_ALIKE,
+        overview=overview,
+        has_several_seeds=any(len(setting.tested) > 1 for setting in settings),
         legend=legend,
         by_seconds=by_seconds,
         by_energy=by_energy,
@@ -148,6 +157,7 @@ def write_report(
         layers=layers,
         settings=settings,
         columns=columns,
+        sorted_by=ACCURACY,
         rows=rows,
         details=details,
         sources=sources,
@@ -199,7 +209,12 @@ def _open_data(
 
 
 def _notes(
-    settings: Sequence[Setting], repeated: Sequence[ReportedRun], *, n_detailed: int, n_panels: int
+    settings: Sequence[Setting],
+    repeated: Sequence[ReportedRun],
+    *,
+    n_detailed: int,
+    n_panels: int,
+    n_rows: int,
 ) -> list[str]:
     """Say what the page leaves out."""
     untested = [run for setting in settings for run in setting.runs if run.accuracy is None]
@@ -222,6 +237,11 @@ def _notes(
         )
     if n_panels:
         notes.append(f"a figure has at most {MAX_PANELS} panels; {n_panels} more are left out [TT506]")
+    if n_rows:
+        notes.append(
+            f"the figure of all settings shows the best of each data set; {n_rows} more are in the table "
+            "[TT506]"
+        )
     return notes
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from toptune.workflows.report.pairs import by_accuracy
 from toptune.workflows.report.settings import Setting
 
+ACCURACY = "accuracy, %"
 # Text of a cell whose value was not measured.
 DASH = "\N{EN DASH}"
 
@@ -20,12 +22,15 @@ class Cell:
 
 
 def make_table(settings: Sequence[Setting]) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
-    """Return the columns, with whether a column holds numbers, and a row of cells for each setting."""
+    """Return the columns, with whether a column holds numbers, and a row of cells for each setting.
+
+    Rows stand by falling accuracy.
+    """
     has_energy = any(setting.watt_hours is not None for setting in settings)
     has_emissions = any(setting.cost("co2e_kg") is not None for setting in settings)
     has_extraction = any(setting.cost("extract_seconds") is not None for setting in settings)
     columns = [("data set", False), ("backbone", False), ("method", False)]
-    columns += [("accuracy, %", True), ("seconds", True)]
+    columns += [(ACCURACY, True), ("seconds", True)]
     columns += [("extraction, s", True)] if has_extraction else []
     columns += [("energy, Wh", True)] if has_energy else []
     columns += [("CO2e, g", True)] if has_emissions else []
@@ -37,7 +42,7 @@ def make_table(settings: Sequence[Setting]) -> tuple[list[tuple[str, bool]], lis
         ("ECE", True),
     ]
     rows = []
-    for setting in settings:
+    for setting in sorted(settings, key=by_accuracy):
         cells = [Cell(setting.dataset), Cell(setting.model), Cell(setting.method)]
         cells += [_accuracy(setting), _number(setting.seconds)]
         cells += [_number(setting.cost("extract_seconds"))] if has_extraction else []

@@ -1,6 +1,7 @@
 """The page in a real browser: nothing on the console, figures there, sorting and filtering at work."""
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -56,8 +57,9 @@ def test_it_opens_from_disk_without_a_word(
     # Nothing is wider than the screen, and every drawing has a size.
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     sizes = page.evaluate(each_of("figure > svg", "each.clientHeight"))
-    # pets against seconds and energy, speed-up, layers and subsets; and two for each of three settings.
-    assert len(sizes) == 5 + 2 * 3
+    # All settings; pets against seconds and energy, speed-up, layers and subsets; and two for each of three
+    # settings.
+    assert len(sizes) == 1 + 5 + 2 * 3
     assert min(sizes) > 90
     with Image.open(tmp_path / "page.png") as image:
         brightness = sum(image.convert("RGB").getpixel((2, 2))) / 3  # type: ignore[arg-type]
@@ -110,3 +112,38 @@ def test_settings_unfold(page: Page, address: str) -> None:
     assert page.evaluate(is_open) is False
     page.evaluate("document.querySelectorAll('#repeat summary')[0].click()")
     assert page.evaluate(is_open) is True
+
+
+def test_the_first_screen_holds_the_answer(page: Page, tmp_path: Path) -> None:
+    models = ("vit_small_patch16_dinov3.lvd1689m", "resnet50.a1_in1k")
+    for dataset in ("pets", "cells", "flowers"):
+        for number, (model, head) in enumerate(product(models, ("falkon", "ridge", "svm"))):
+            make_run(
+                tmp_path / f"runs/{dataset}/{number}", dataset=dataset, model=model, head=head,
+                wrong=2 + 9 * number, n_test=100, costs={"energy_joules": 9.0, "extract_seconds": 3.0},
+            )  # fmt: skip
+    write_report([tmp_path / "runs"], out=tmp_path / "page.html", title="Which head, and on which backbone?")
+    page.open((tmp_path / "page.html").as_uri(), width=1280, height=800)
+    bottom = "[each.textContent, each.getBoundingClientRect().bottom]"
+    for what, expected in (
+        (".best b", "98.00 %"), (".interval", "93.00 to 99.45"), (".method", "falkon"), (".model", models[0]),
+    ):  # fmt: skip
+        shown = page.evaluate(each_of(f"#answer {what}", bottom))
+        assert [text for text, _ in shown] == [expected] * 3
+        assert max(place for _, place in shown) <= 800
+    # All columns are in sight, and the most accurate settings are first.
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    cells = "#table th, #table td"
+    assert max(page.evaluate(each_of(cells, "each.getBoundingClientRect().right"))) <= 1280
+    assert not any(page.evaluate(each_of(cells, "each.scrollWidth > each.clientWidth + 1")))
+    first = page.evaluate(each_of("#table tbody tr", "each.cells[3].firstChild.textContent.trim()"))
+    assert first == sorted(first, key=float, reverse=True)
+    summary = "each.querySelector('summary').firstChild.textContent.trim()"
+    opened = page.evaluate(each_of("#details details[open]", summary))
+    assert [each.split(" · ")[0] for each in opened] == ["cells", "flowers", "pets"]
+    # On a telephone a row is a list of its cells, with their names.
+    page.open((tmp_path / "page.html").as_uri(), width=400)
+    edges = page.evaluate(each_of("#table td", "each.getBoundingClientRect().right"))
+    assert max(edges) <= 400
+    name = "getComputedStyle(document.querySelector('#table td:nth-child(4)'), '::before').content"
+    assert "accuracy, %" in page.evaluate(name)

@@ -237,10 +237,10 @@ def test_what_is_left_out_is_said(runs: Path, tmp_path: Path, monkeypatch: pytes
     repeated, detailed, panels = summary.notes
     assert "1 run left out, for instance" in repeated
     assert "pets/svm0" in repeated
-    assert detailed == "3 of 6 settings are looked at closely: the best of each data set first"
+    assert detailed == "3 of 6 settings are looked at closely: the best of each data set first [TT506]"
     assert "2 more are left out" in panels
     closer = re.findall(r"<summary>(.*?) <span", (tmp_path / "page.html").read_text())[:3]
-    assert [each.split(" · ")[0] for each in closer] == ["cells", "cells", "pets"]
+    assert [each.split(" · ")[0] for each in closer] == ["cells", "pets", "cells"]
 
 
 @pytest.mark.parametrize("n_classes", [2, 25, 120, 1500])
