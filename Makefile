@@ -35,8 +35,9 @@ format: $(READY) ## put the source into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-drawing: $(READY) ## draw the rooms into ARCHITECTURE.md from the code
+drawing: $(READY) ## draw the rooms into ARCHITECTURE.md from the code, and list the pages in llms.txt
 	$(BIN)/python tests/house_drawing.py
+	$(BIN)/python scripts/llms_txt.py
 
 docs: $(READY) ## build the site into build/site; any warning is an error
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'

@@ -122,6 +122,8 @@ def on_files(files, config):  # type: ignore[no-untyped-def]
 
     for name in PAGES:
         files.append(File.generated(config, name, content=(ROOT / name).read_text(encoding="utf-8")))
+    # The site has the list of its pages where programs look for it.
+    files.append(File.generated(config, "llms.txt", content=(ROOT / "llms.txt").read_text(encoding="utf-8")))
     for program in sorted((ROOT / "docs/notebooks").glob("*.py")):
         files.remove(files.get_file_from_path(f"notebooks/{program.name}"))
         files.append(File.generated(config, f"notebooks/{program.stem}.md", content=notebook_page(program)))

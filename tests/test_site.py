@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import llms_txt
 import pytest
 import site_pages
 import yaml
@@ -136,3 +137,16 @@ def test_notebooks_are_programs_of_cells() -> None:
         assert text.startswith("# %% [markdown]\n# # ")
         assert text.count("\n# %%\n") >= 3
         ast.parse(text)
+
+
+def test_programs_find_every_page() -> None:
+    from toptune.cli import toptune
+
+    text = (ROOT / "llms.txt").read_text(encoding="utf-8")
+    assert text == llms_txt.llms_text(), "pages have changed; run `make drawing`"
+    places = re.findall(r"^- \[[^\]]+\]\(([^)]+)\)$", text, flags=re.MULTILINE)
+    assert len(places) == len(in_nav())
+    assert all((ROOT / place).is_file() for place in places)
+    # What the summary tells to type is there.
+    for command in re.findall(r"`toptune (\w+)", text):
+        assert command in toptune.commands
