@@ -113,6 +113,8 @@ WARNINGS: Mapping[str, str] = {
     "TT512": "A batch job is planned otherwise than asked for",
     "TT513": "Images to be evaluated may be training images",
     "TT514": "The classes are too many to list",
+    "TT515": "A figure of an evaluation is not measured",
+    "TT516": "What a run says beyond labels is not as asked for",
 }
 
 # Refusals: nothing is done, and the message says what to do. They cannot be ignored.

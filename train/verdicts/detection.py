@@ -95,12 +95,12 @@ def detection_figures(
         else:
             notes.append(
                 f"the Mahalanobis distance is not measured: {rows.shape[1]} columns are more than "
-                f"{MOST_COLUMNS}"
+                f"{MOST_COLUMNS} [TT515]"
             )
     else:
         notes.append(
             "the Mahalanobis distance and that of neighbors are not measured: "
-            f"{counted(len(heads), 'head')} have features of their own each"
+            f"{counted(len(heads), 'head')} have features of their own each [TT515]"
         )
     return {
         "n_inside": len(inside.probabilities),

@@ -72,7 +72,7 @@ class Asked:
         found = list(find_images(as_several(images)))
         keys = self._keys(found)
         for note in self.verdicts.notes(of_things=keys is not None):
-            logger.warning("%s", note)
+            logger.warning("%s [TT516]", note)
         batches = windows(self.network, iter(found), batch_size=batch_size, progress=progress)
         if keys is not None:
             return self._of_things(list(batches), keys)
@@ -89,8 +89,11 @@ class Asked:
         try:
             return thing_keys(images, trained_by)
         except InputError as error:
-            why = "images are answered one by one, and not by %r as the run was trained: %s"
-            logger.warning(why, trained_by, error)
+            logger.warning(
+                "images are answered one by one, and not by %r as the run was trained: %s [TT516]",
+                trained_by,
+                error,
+            )
             return None
 
     def _of_images(self, answers: Answers, names: Sequence[str]) -> list[Prediction]:

@@ -97,7 +97,7 @@ def _score_other_task(
             option="ood",
         )
     if trained.record.options.get("answer_by"):
-        logger.warning("no figures of things: they are measured of runs with one class an image")
+        logger.warning("no figures of things: they are measured of runs with one class an image [TT515]")
     found = find_rows(trained, store=where.store, dataset=where.dataset, split=where.split)
     scored = found.score()
     added: dict[str, Any] = {}
@@ -113,7 +113,7 @@ def _score_other_task(
 
 def _tell(verdicts: Verdicts) -> None:
     for note in verdicts.notes():
-        logger.warning("%s", note)
+        logger.warning("%s [TT516]", note)
 
 
 def things_of(manifest: Manifest, verdicts: Verdicts, rows: Rows) -> dict[int, str] | None:
@@ -132,7 +132,7 @@ def things_of(manifest: Manifest, verdicts: Verdicts, rows: Rows) -> dict[int, s
     except InputError as error:
         if verdicts.options.answer_by is not None:
             raise
-        logger.warning("no figures of things by %r, as the run was trained: %s", by, error)
+        logger.warning("no figures of things by %r, as the run was trained: %s [TT515]", by, error)
         return None
     return {row: keys[row] for row in rows.tolist()}
 
