@@ -17,7 +17,8 @@ from toptune.extract.request.plan import ExtractSummary
 from toptune.extract.request.request import ExtractRequest, make_requests
 from toptune.extract.running import run_all
 from toptune.options import options_of
-from toptune.store.datasets.manifest import LABELS_COLUMN, ManifestContents, count_contents
+from toptune.store.datasets.contents import ManifestContents, count_contents
+from toptune.store.datasets.manifest import LABELS_COLUMN
 from toptune.store.features.feature_store import FeatureStore
 
 

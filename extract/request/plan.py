@@ -8,7 +8,7 @@ from toptune.costs.meter import describe_costs
 from toptune.costs.values import Costs
 from toptune.extract.images.remarks import Remark
 from toptune.machine.memory import shown_bytes
-from toptune.store.datasets.manifest import ManifestContents
+from toptune.store.datasets.contents import ManifestContents
 from toptune.store.datasets.registration import Difference
 from toptune.text import counted, named, repr_line
 

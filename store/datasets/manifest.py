@@ -1,9 +1,8 @@
 """`Manifest`: which image each row of a data set is."""
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -21,14 +20,11 @@ from toptune.text import counted, repr_line
 # Name of the extra column for images with several labels, whose names stand there with separators.
 LABELS_COLUMN = "labels"
 LABEL_SEPARATOR = "|"
+# Before the name of a label: nobody knows whether it applies. Alone: nobody knows which labels do.
+UNKNOWN_LABEL = "?"
 _MOST_TEXT = 2**31 - 1
 _PIECE_ROWS = 2**20
-# Classes that are named with their sizes.
-_SHOWN_CLASSES = 10
-# So many whole numbers are rather ages or counts than the digits of an alphabet.
-_MANY_NUMBERS = 50
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-_MARKS = frozenset({"0", "1", "?", None})
+_MARKS = frozenset({"0", "1", UNKNOWN_LABEL, None})
 _COLUMNS = ("id", "label", "split", "bytes", "modified_ns")
 _NUMBERS = ("bytes", "modified_ns")
 
@@ -360,105 +356,3 @@ def _shared(column: pa.ChunkedArray) -> list[str | None]:
         # Rows without a value get the last of the names.
         values += [names[code] for code in chunk.indices.fill_null(-1).to_numpy().tolist()]
     return values
-
-
-@dataclass(frozen=True, kw_only=True)
-class ManifestContents:
-    """Counts of a manifest.
-
-    Attributes
-    ----------
-    n_classes : int
-        Different labels.
-    splits : mapping of str to int
-        Images of each split, by name; of none under ``""``.
-    n_unlabelled : int
-        Images with neither a label nor several.
-    largest : mapping of str to int
-        The classes with the most images and how many these are; at most ten.
-    smallest : mapping of str to int
-        The class with the fewest images; empty where `largest` holds all classes.
-    numbers : str
-        A note where the labels look like numbers and not like names of classes; empty otherwise.
-    """
-
-    n_classes: int
-    splits: Mapping[str, int]
-    n_unlabelled: int
-    largest: Mapping[str, int] = field(default_factory=dict)
-    smallest: Mapping[str, int] = field(default_factory=dict)
-    numbers: str = ""
-
-    def __str__(self) -> str:
-        parts = [f"{self.n_classes} {'class' if self.n_classes == 1 else 'classes'}{self._sizes()}"]
-        if set(self.splits) != {""}:
-            names = (f"{name or 'no split'} {count}" for name, count in self.splits.items())
-            parts.append(", ".join(names))
-        if self.n_unlabelled:
-            parts.append(f"{self.n_unlabelled} without a label")
-        return "; ".join([*parts, *filter(None, [self.numbers])])
-
-    def _sizes(self) -> str:
-        # Names of classes show at a glance whether the right folders, or the right column, were taken.
-        largest, smallest = (
-            ", ".join(f"{name} {count}" for name, count in sizes.items())
-            for sizes in (self.largest, self.smallest)
-        )
-        if not largest:
-            return ""
-        return f" (the largest: {largest}; the smallest: {smallest})" if smallest else f" ({largest})"
-
-
-def count_contents(manifest: Manifest) -> ManifestContents:
-    """Count what a manifest holds, in Arrow's own buffers: a hundred million rows make no Python objects."""
-    labels, table = manifest.table["label"], manifest.table
-    is_unlabeled = pc.is_null(labels)
-    if LABELS_COLUMN in manifest.extra_names:
-        is_unlabeled = pc.and_(is_unlabeled, pc.is_null(table[LABELS_COLUMN]))
-    counts = pc.value_counts(table["split"]).to_pylist()
-    splits = {each["values"] or "": each["counts"] for each in counts}
-    classes = pa.table(dict(zip(("count", "name"), _by_class(labels), strict=True))).sort_by(
-        [("count", "descending"), ("name", "ascending")]
-    )
-    return ManifestContents(
-        n_classes=classes.num_rows,
-        splits=dict(sorted(splits.items(), key=lambda item: (item[0] == "", item[0]))),
-        n_unlabelled=pc.sum(is_unlabeled).as_py() or 0,
-        largest=_sizes(classes[:_SHOWN_CLASSES]),
-        smallest=_sizes(classes[max(_SHOWN_CLASSES, classes.num_rows - 1) :]),
-        numbers=note_numbers(classes["name"].to_pylist()),
-    )
-
-
-def note_numbers(classes: Sequence[str]) -> str:
-    """Say that labels look like numbers, and what can be done about it; empty text for names of classes.
-
-    Examples
-    --------
-    >>> note_numbers(["0", "1", "9"]), note_numbers(["ant", "7.5"])
-    ('', '')
-    >>> note_numbers(["0.5", "2"])[:51]
-    'labels look like numbers (0.5 to 2, 2 values): each'
-    """
-    # The form is checked first, because Python also reads "nan", "infinity" and "1_000" as numbers.
-    if not classes or not all(map(_NUMBER.fullmatch, classes)):
-        return ""
-    values = sorted(map(float, classes))
-    if len(classes) < _MANY_NUMBERS and all(value.is_integer() for value in values):
-        return ""
-    return (
-        f"labels look like numbers ({values[0]:g} to {values[-1]:g}, {len(classes)} values): each value is a "
-        "class of its own, and no class is near another; where they are measurements, write ranges of them "
-        "into a column and name it with --label-column, or take the features to a regression with store "
-        "export"
-    )
-
-
-def _by_class(labels: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
-    """Return how many images each class has, and its name."""
-    counts = pc.value_counts(labels.drop_null())
-    return counts.field("counts"), counts.field("values")
-
-
-def _sizes(classes: pa.Table) -> dict[str, int]:
-    return dict(zip(classes["name"].to_pylist(), classes["count"].to_pylist(), strict=True))

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.errors import InputError
-from toptune.store.datasets.manifest import Manifest, note_numbers
+from toptune.store.datasets.contents import note_numbers
+from toptune.store.datasets.manifest import Manifest
 from toptune.text import counted, named
 from toptune.train.rows.copies import Digests, note_copies
 from toptune.train.rows.few_shot import draw_training_rows

@@ -12,13 +12,11 @@ import numpy as np
 
 from toptune.errors import InputError
 from toptune.options import choices
-from toptune.store.datasets.manifest import LABEL_SEPARATOR, LABELS_COLUMN, Manifest
+from toptune.store.datasets.manifest import LABEL_SEPARATOR, LABELS_COLUMN, UNKNOWN_LABEL, Manifest
 from toptune.text import counted, named
 from toptune.train.tasks.names import MULTILABEL
 from toptune.train.tasks.task import Codes, Matrix, TargetMatrix, Task, Wanted
 
-# Before the name of a label, or alone: not known whether the label applies.
-UNKNOWN = "?"
 # What cells of a column of 0 and 1 may hold, in lower case.
 _YES, _NO = frozenset({"1", "true", "yes"}), frozenset({"0", "false", "no", ""})
 _SHOWN = 5
@@ -49,8 +47,8 @@ class Multilabel(Task):
         values = np.zeros((len(texts), len(names)))
         for row, text in enumerate(texts):
             for label in split_labels(text):
-                is_unknown = label.startswith(UNKNOWN)
-                code = position.get(label.removeprefix(UNKNOWN))
+                is_unknown = label.startswith(UNKNOWN_LABEL)
+                code = position.get(label.removeprefix(UNKNOWN_LABEL))
                 if code is not None:
                     values[row, code] = np.nan if is_unknown else 1.0
         return TargetMatrix(values=values, names=tuple(names))
@@ -89,7 +87,9 @@ class Multilabel(Task):
     def notes(self, texts: Sequence[str]) -> list[str]:
         n_bare = sum(not text for text in texts)
         labels = [label for text in texts for label in split_labels(text)]
-        unknown = Counter(label.removeprefix(UNKNOWN) for label in labels if label.startswith(UNKNOWN))
+        unknown = Counter(
+            label.removeprefix(UNKNOWN_LABEL) for label in labels if label.startswith(UNKNOWN_LABEL)
+        )
         notes = []
         if n_bare:
             notes.append(f"no label applies to {counted(n_bare, 'training image')} [TT315]")
@@ -109,7 +109,7 @@ def split_labels(text: str) -> list[str]:
 
 def joined_labels(labels: Sequence[str]) -> str:
     """Return the text of a row to which these labels apply; of no label, empty text."""
-    return LABEL_SEPARATOR.join(sorted(labels, key=lambda label: (label.removeprefix(UNKNOWN), label)))
+    return LABEL_SEPARATOR.join(sorted(labels, key=lambda label: (label.removeprefix(UNKNOWN_LABEL), label)))
 
 
 def has_several(manifest: Manifest) -> bool:
@@ -123,13 +123,13 @@ def _counts(texts: Sequence[str]) -> Counter[str]:
     found: Counter[str] = Counter()
     for text, count in Counter(texts).items():
         for label in split_labels(text):
-            if not label.startswith(UNKNOWN):
+            if not label.startswith(UNKNOWN_LABEL):
                 found[label] += count
     return found
 
 
 def _is_unknown_in(text: str, label: str) -> bool:
-    return f"{UNKNOWN}{label}" in split_labels(text)
+    return f"{UNKNOWN_LABEL}{label}" in split_labels(text)
 
 
 def _of_names(manifest: Manifest, column: str | None) -> list[str | None]:
@@ -163,10 +163,10 @@ def _of_names(manifest: Manifest, column: str | None) -> list[str | None]:
 def _canonical(text: str) -> str | None:
     """Return the labels of a cell, sorted and each once; None for a cell that says that none is known."""
     labels = {label.strip() for label in text.split(LABEL_SEPARATOR)} - {""}
-    if UNKNOWN in labels:
+    if UNKNOWN_LABEL in labels:
         return None
-    return joined_labels([label for label in labels if label.removeprefix(UNKNOWN) == label
-                          or label.removeprefix(UNKNOWN) not in labels])  # fmt: skip
+    return joined_labels([label for label in labels if label.removeprefix(UNKNOWN_LABEL) == label
+                          or label.removeprefix(UNKNOWN_LABEL) not in labels])  # fmt: skip
 
 
 def _of_indicators(manifest: Manifest, columns: Sequence[str]) -> list[str | None]:
@@ -177,10 +177,10 @@ def _of_indicators(manifest: Manifest, columns: Sequence[str]) -> list[str | Non
                 f"the data set has no column {name!r}; {choices(name, manifest.extra_names)}",
                 option="label_column",
             )
-        if LABEL_SEPARATOR in name or name.startswith(UNKNOWN):
+        if LABEL_SEPARATOR in name or name.startswith(UNKNOWN_LABEL):
             raise InputError(
-                f"column {name!r} cannot be a label, because {LABEL_SEPARATOR!r} and a leading {UNKNOWN!r} "
-                "have a meaning of their own; rename it in the manifest",
+                f"column {name!r} cannot be a label, because {LABEL_SEPARATOR!r} and a leading "
+                f"{UNKNOWN_LABEL!r} have a meaning of their own; rename it in the manifest",
                 option="label_column",
             )
     twice = next((name for name in columns if list(columns).count(name) > 1), None)
@@ -192,20 +192,20 @@ def _of_indicators(manifest: Manifest, columns: Sequence[str]) -> list[str | Non
     ]
     texts: list[str | None] = []
     for row in zip(*marks, strict=True):
-        if all(mark == UNKNOWN for mark in row):
+        if all(mark == UNKNOWN_LABEL for mark in row):
             texts.append(None)
             continue
         cells = zip(columns, row, strict=True)
         texts.append(
-            joined_labels([name if mark == "1" else f"{UNKNOWN}{name}" for name, mark in cells if mark])
+            joined_labels([name if mark == "1" else f"{UNKNOWN_LABEL}{name}" for name, mark in cells if mark])
         )
     return texts
 
 
 def _mark(cell: str | None, column: str, row: int, manifest: Manifest) -> str:
     """Return what a cell of a column of 0 and 1 says: ``1``, empty text or ``?``."""
-    if cell is None or cell == UNKNOWN:
-        return UNKNOWN
+    if cell is None or cell == UNKNOWN_LABEL:
+        return UNKNOWN_LABEL
     word = cell.strip().lower()
     if word in _YES:
         return "1"
@@ -213,6 +213,6 @@ def _mark(cell: str | None, column: str, row: int, manifest: Manifest) -> str:
         return ""
     raise InputError(
         f"column {column!r} has {cell!r} in row {row} ({manifest.image_id(row)!r}); as one of several label "
-        f"columns it must hold 0, 1, nothing (the label does not apply) or {UNKNOWN} (unknown)",
+        f"columns it must hold 0, 1, nothing (the label does not apply) or {UNKNOWN_LABEL} (unknown)",
         option="label_column",
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from toptune.store import Manifest
-from toptune.store.datasets.manifest import count_contents
+from toptune.store.datasets.contents import count_contents
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,16 @@ def test_a_image_with_several_labels_is_not_without() -> None:
         ids=["1", "2", "3"], labels=["a", None, None], sizes=[1, 1, 1], extra={"labels": ["a", "a|b", None]}
     )
     contents = count_contents(manifest)
-    assert (contents.n_classes, contents.splits, contents.n_unlabelled) == (1, {"": 3}, 1)
+    assert (contents.n_classes, contents.splits, contents.n_unlabelled) == (2, {"": 3}, 1)
+
+
+def test_several_labels_none_and_unknown_ones_are_counted() -> None:
+    labels = ["a|b", "a", "", "?", "b|?c", None]
+    manifest = Manifest.from_columns(
+        ids=[*"123456"], labels=[None] * 6, sizes=[1] * 6, extra={"labels": labels}
+    )
+    told = "2 labels (a 2, b 2); an image may have several, 1 have none; 2 unknown"
+    assert str(count_contents(manifest)) == told
 
 
 def test_of_many_classes_the_largest_and_the_smallest_are_named() -> None:
