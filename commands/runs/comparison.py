@@ -17,6 +17,7 @@ from toptune.commands.options.training import (
     PARAMS,
     SEED,
     SEVERAL_MODELS,
+    TASK,
 )
 from toptune.train.layers.options import SHORT_LIST_HEADS
 from toptune.train.reports.options import CompareOptions, LayerReportOptions
@@ -128,13 +129,14 @@ def layers_report(root: str, as_json: bool, **options: Any) -> None:
 @JSON
 @DATASET_VERSION
 @BUDGET
+@TASK
 @COMPARED
 def compare(root: str, as_json: bool, **options: Any) -> None:
     """Train several heads or models on repeated splits or samples.
 
     Each of --heads is trained on each --model, and the table has means, intervals and paired tests; with
     --fusion, several --model share each run instead. The options of train say which images are trained on and
-    tested on.
+    tested on, and --task and --target what the heads learn, which decides the figures.
     """
     from toptune.train import compare_heads
     from toptune.workflows import work_progress

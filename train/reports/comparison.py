@@ -3,13 +3,14 @@
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from toptune.costs.meter import CostMeter
 from toptune.errors import InputError, StoreError
 from toptune.options import options_of
+from toptune.store.datasets.versions import read_dataset_version
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import ModelFeatures, StoredFeatures
 from toptune.store.files.json_values import json_ready
@@ -18,8 +19,8 @@ from toptune.store.joined.joined_features import JoinedFeatures, joined_name
 from toptune.train.best.training import train
 from toptune.train.fusion.late import share_of_budget
 from toptune.train.fusion.members import open_members
-from toptune.train.heads.kinds import kind_of
-from toptune.train.heads.options import AUTO_HEAD
+from toptune.train.heads.kinds import check_head, refuse_task
+from toptune.train.heads.options import AUTO_HEAD, HeadOptions
 from toptune.train.reports.comparison_report import (
     UNGROUPED,
     Comparison,
@@ -33,8 +34,8 @@ from toptune.train.rows.splits import NAMED, split_manifest
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.train.runs.record import CONFIG, METRICS, RunRecord
 from toptune.train.runs.run import read_labels
-from toptune.train.runs.training import refuse_other_tasks
 from toptune.train.runs.writing import check_out
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
 
 RUNS = "runs"
 _ADVICE = "remove the folder, or give another --out"
@@ -100,17 +101,16 @@ def compare_heads(
     Raises
     ------
     InputError
-        As `toptune.train.train`; if neither heads nor several models are given; for an `out` that
-        holds something else or runs of other options.
+        As `toptune.train.train`; if neither heads nor several models are given; for heads that do not know
+        the task; for an `out` that holds something else or runs of other options.
     """
     options, meter = options_of(CompareOptions, arguments, call="compare_heads"), CostMeter()
     contests = options.contests(model, models)
     names = options.heads_of(heads, contests)
-    for name in names:
-        if name != AUTO_HEAD:
-            kind_of(name)  # This refuses an unknown head before the first run.
+    _check_heads(names, options)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    refuse_other_tasks(opened, dataset, options.of_features, what="compare")
+    options = _for_task(opened, dataset, options)
+    _check_heads(names, options)
     all_models = [name for contest in contests for name in contest]
     features = open_members(
         opened, dataset, {name: options.of_features.for_model(name) for name in all_models}
@@ -175,6 +175,28 @@ def compare_heads(
     return comparison
 
 
+def _for_task(store: FeatureStore, dataset: str, options: CompareOptions) -> CompareOptions:
+    """Return the options with the task that was asked for or, by ``auto``, that the data set's labels say."""
+    found = options.of_features
+    # A column that is named has one label an image, so that the labels of the data set say nothing.
+    if found.rows.task == AUTO_TASK and found.rows.label_column is None:
+        manifest = read_dataset_version(store.root, dataset, options.dataset_version).manifest
+        found = found.for_task(manifest)
+    task = CLASSIFICATION if found.rows.task == AUTO_TASK else found.rows.task
+    return replace(options, task=task)
+
+
+def _check_heads(names: Sequence[str], options: CompareOptions) -> None:
+    """Refuse heads that there are not, or that do not know the task, before the first run."""
+    task = options.of_features.rows.task
+    for name in names:
+        if name != AUTO_HEAD:
+            params = (options.params or {}).get(name)
+            check_head(name, params, cv=options.cv, class_weight=options.class_weight, task=task)
+        elif task not in (AUTO_TASK, CLASSIFICATION):
+            refuse_task(task, name, ())
+
+
 def _plan(
     heads: Sequence[str], contests: Sequence[tuple[str, ...]], options: CompareOptions
 ) -> list[_Planned]:
@@ -221,7 +243,10 @@ def _finished(
     except StoreError as error:
         raise InputError(f"{path} is no finished run ({error})") from error
     manifest = next(iter(members.values())).manifest
-    made = {**record.options, "features": digests, "pictures": record.manifest.pictures_digest}
+    # Runs that are older than tasks record none.
+    older: dict[str, Any] = {"task": CLASSIFICATION, "target": None, "drop_missing": False, "ordinal": False}
+    older["threshold"] = HeadOptions.threshold
+    made = {**older, **record.options, "features": digests, "pictures": record.manifest.pictures_digest}
     # A file of decisions under the same name may have other content since.
     made["decisions"] = {name: file.sha256 for name, file in (record.decisions or {}).items()}
     decided = {name: file.sha256 for name, file in options.of_features.rows.decisions.files.items()}

@@ -1,5 +1,6 @@
 """`Comparison`: what repeated runs of several heads or models amount to, as a table, CSV and JSON."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -23,12 +24,13 @@ from toptune.train.reports.statistics import (
     holm,
     spread_of,
 )
+from toptune.train.reports.task_figures import LEFT_OUT, heading, shown, task_figures
 from toptune.train.rows.options import RowOptions
 from toptune.train.rows.splits import NAMED
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.train.runs.record import RunRecord
+from toptune.train.tasks.names import CLASSIFICATION
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 _SECONDS = ("seconds", "fit_seconds")
 UNGROUPED = "ungrouped"
 CSV, REPORT = "compare.csv", "compare.json"
@@ -46,6 +48,9 @@ class RunRow:
         ``grouped`` or ``ungrouped``; empty where no groups were named.
     is_fixed : bool
         Whether the manifest names the test rows.
+    figures : mapping of str to float or None
+        Figures of the run's task, the leading one first, each a column of ``compare.csv``; see
+        `task_figures`.
     n_not_drawn : int
         Training rows left out of a sample.
     seconds, fit_seconds : float
@@ -58,10 +63,7 @@ class RunRow:
     model: str
     split: str
     seed: int
-    accuracy: float
-    balanced_accuracy: float
-    macro_f1: float
-    log_loss: float
+    figures: Mapping[str, float | None]
     seconds: float
     fit_seconds: float
     n_train: int
@@ -88,7 +90,7 @@ class RunRow:
             model=" + ".join(models),
             split=split,
             seed=record_from_json(RowOptions, record.options, where=folder).seed,
-            **{name: getattr(metrics, name) for name in METRICS},
+            figures=task_figures(record, metrics),
             seconds=metrics.total_seconds,
             fit_seconds=metrics.seconds["fit"],
             n_train=metrics.n_train,
@@ -98,6 +100,28 @@ class RunRow:
             arrays=" ".join(arrays),
             folder=folder,
         )
+
+    def value(self, name: str) -> float:
+        """Return a figure, or a time, as a number; NaN where the run has none."""
+        value = getattr(self, name) if name in _SECONDS else self.figures.get(name)
+        return math.nan if value is None else float(value)
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy of a classifier; NaN for another task."""
+        return self.value("accuracy")
+
+    @property
+    def log_loss(self) -> float:
+        """Log-loss of a classifier; NaN for another task."""
+        return self.value("log_loss")
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row with the figures among the other columns."""
+        row: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            row |= value if name == "figures" else {name: value}
+        return row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +165,13 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON values."""
-        fields: dict[str, Any] = json_ready(asdict(self) | {"folder": str(self.folder)})
+        rows = [row.to_row() for row in self.rows]
+        fields: dict[str, Any] = json_ready(asdict(self) | {"folder": str(self.folder), "rows": rows})
         return fields
 
     def write(self, *, spreadsheet_safe: bool = False) -> None:
         """Write ``compare.csv`` and ``compare.json``; see `csv_text`."""
-        table = csv_text([asdict(row) for row in self.rows], spreadsheet_safe=spreadsheet_safe)
+        table = csv_text([row.to_row() for row in self.rows], spreadsheet_safe=spreadsheet_safe)
         with explained_writing(self.folder, elsewhere="give another --out", kept="finished runs stay"):
             replace_file(self.folder / CSV, table.encode())
             replace_file(self.folder / REPORT, (json_text(self.to_dict(), indent=1) + "\n").encode())
@@ -154,14 +179,15 @@ class Comparison:
     def __str__(self) -> str:
         first = self.rows[0]
         what = _what_differs(self.rows)
-        columns = (what, "accuracy", "95 % interval", "balanced", "macro F1", "log-loss", "seconds")
+        leading, *others = _metrics(self.rows)
+        columns = (what, heading(leading), "95 % interval", *map(heading, others), "seconds")
         title = (
-            f"{self.config['dataset']}, {self.config['model']}: mean +- deviation of "
-            f"{counted(self.config['seeds'], 'run')}, {first.n_train} training and {first.n_test} "
+            f"{self.config['dataset']}, {self.config['model']}{_task_words(self.config)}: mean +- deviation "
+            f"of {counted(self.config['seeds'], 'run')}, {first.n_train} training and {first.n_test} "
             f"test images (seed {first.seed})"
         )
         parts = [printed_table(title, columns, [_row(name, each) for name, each in self.heads.items()])]
-        tested = [pair for pair in self.pairs if pair["metric"] == "accuracy"]
+        tested = [pair for pair in self.pairs if pair["metric"] == leading]
         if tested:
             cells = [
                 (f"{pair['first']} - {pair['second']}", f"{pair['difference']:+.4f}",
@@ -169,20 +195,40 @@ class Comparison:
                 for pair in tested
             ]  # fmt: skip
             parts.append(printed_table(
-                "accuracy, corrected resampled t-test",
+                f"{heading(leading)}, corrected resampled t-test",
                 (f"{what}s", "difference", "t", "p", "p (Holm)"), cells,
             ))  # fmt: skip
         if self.leak:
+            tested_figures = _of_tests(self.rows)
             cells = [
-                (name, *(f"{each[metric].mean:+.4f} {_interval(each[metric])}" for metric in METRICS))
+                (name, *(f"{each[metric].mean:+.4f} {_interval(each[metric])}" for metric in tested_figures))
                 for name, each in self.leak.items()
             ]
             parts.append(printed_table(
                 "the leak: ungrouped splits less grouped ones, 95 % interval",
-                (what, "accuracy", "balanced", "macro F1", "log-loss"), cells,
+                (what, *map(heading, tested_figures)), cells,
             ))  # fmt: skip
         last = [self.variance, *self.notes.lines(), describe_costs(self.costs), f"written to {self.folder}"]
         return "\n\n".join([*parts, "\n".join(last)])
+
+
+def _metrics(rows: Sequence[RunRow]) -> list[str]:
+    """Return the names of the figures that any run has, the leading one of the task first."""
+    leading, *others = rows[0].figures
+    return [leading, *(name for name in others if any(row.figures[name] is not None for row in rows))]
+
+
+def _of_tests(rows: Sequence[RunRow]) -> list[str]:
+    """Return the names of the figures of test images."""
+    return [name for name in _metrics(rows) if not name.startswith(LEFT_OUT)]
+
+
+def _task_words(config: Mapping[str, Any]) -> str:
+    """Say the task and its targets, unless the runs classify."""
+    options = config["options"]
+    if options["task"] == CLASSIFICATION:
+        return ""
+    return f", {options['task']}" + (f" of {options['target']}" if options["target"] else "")
 
 
 def _what_differs(rows: Sequence[RunRow]) -> str:
@@ -214,15 +260,17 @@ def compare_rows(
     names = list(dict.fromkeys(map(name_of, kept)))
 
     def values(rows: Sequence[RunRow], name: str, metric: str) -> list[float]:
-        return [getattr(row, metric) for row in rows if name_of(row) == name]
+        return [row.value(metric) for row in rows if name_of(row) == name]
+
+    def known(rows: Sequence[RunRow], name: str, metric: str) -> list[float]:
+        return [value for value in values(rows, name, metric) if not math.isnan(value)]
 
     pairs: list[dict[str, Any]] = []
-    for metric in METRICS:
+    # Runs share left-out images in another way than test images, and no test is made of their figures.
+    for metric in _of_tests(rows):
         found = [
             {"metric": metric, "first": first, "second": second}
-            | asdict(
-                corrected_paired_test(values(kept, first, metric), values(kept, second, metric), ratio=ratio)
-            )
+            | _paired(values(kept, first, metric), values(kept, second, metric), ratio)
             for first, second in combinations(names, 2)
         ]
         # Several pairs are tested at once, so that some would differ by chance; p-values are adjusted
@@ -236,20 +284,26 @@ def compare_rows(
         costs=costs,
         rows=tuple(rows),
         heads={
-            name: {metric: spread_of(values(kept, name, metric)) for metric in (*METRICS, *_SECONDS)}
+            name: {metric: spread_of(known(kept, name, metric)) for metric in (*_metrics(rows), *_SECONDS)}
             for name in names
         },
         pairs=pairs,
         leak={
             name: {
-                metric: difference_of_means(values(others, name, metric), values(kept, name, metric))
-                for metric in METRICS
+                metric: difference_of_means(known(others, name, metric), known(kept, name, metric))
+                for metric in _of_tests(rows)
             }
             for name in names
             if others
         },
         variance=variance,
     )
+
+
+def _paired(first: Sequence[float], second: Sequence[float], ratio: float | None) -> dict[str, Any]:
+    """Test two heads over the runs in which both have the figure."""
+    both = [pair for pair in zip(first, second, strict=True) if not any(map(math.isnan, pair))]
+    return asdict(corrected_paired_test([a for a, _ in both], [b for _, b in both], ratio=ratio))
 
 
 def _correlation(rows: Sequence[RunRow]) -> tuple[float | None, str]:
@@ -278,18 +332,20 @@ def _correlation(rows: Sequence[RunRow]) -> tuple[float | None, str]:
 
 
 def _row(name: str, figures: Mapping[str, Spread]) -> tuple[str, ...]:
-    accuracy = figures["accuracy"]
+    leading, *others = (metric for metric in figures if metric not in _SECONDS)
     return (
         name,
-        _spread(accuracy),
-        _interval(accuracy),
-        *(_spread(figures[metric]) for metric in METRICS[1:]),
-        _spread(figures["seconds"], ".2f"),
+        _spread(figures[leading], leading),
+        _interval(figures[leading]),
+        *(_spread(figures[metric], metric) for metric in others),
+        _spread(figures["seconds"], "seconds"),
     )
 
 
-def _spread(value: Spread, form: str = ".4f") -> str:
-    return f"{value.mean:{form}}" + ("" if value.deviation is None else f" +- {value.deviation:{form}}")
+def _spread(value: Spread, name: str) -> str:
+    return shown(value.mean, name) + (
+        "" if value.deviation is None else f" +- {shown(value.deviation, name)}"
+    )
 
 
 def _interval(value: Spread) -> str:

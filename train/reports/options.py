@@ -23,7 +23,7 @@ _RECORDED_OF_LAYERS = (
 _RECORDED_OF_COMPARISON = (
     "layers", "pooling", "preprocess", "memory_limit", "cv", "test_fraction", "resplit", "val", "shots",
     "train_size", "class_weight", "allow_failed", "device", "group_by", "label_column", "params", "budget",
-    "exclude", "relabel_with", "keep_together",
+    "exclude", "relabel_with", "keep_together", "task", "target", "threshold", "drop_missing", "ordinal",
 )  # fmt: skip
 
 
@@ -152,6 +152,11 @@ class CompareArguments(TypedDict, total=False):
     val: str
     group_by: str | None
     label_column: str | None
+    task: str
+    target: str | None
+    drop_missing: bool
+    ordinal: bool
+    threshold: str | float
     shots: int | None
     train_size: int | None
     allow_failed: bool
@@ -184,10 +189,13 @@ class CompareOptions:
         Let several models share each run, as `TrainOptions` describes it; by default each has its own.
     layers, pooling, preprocess : optional
         Stored arrays that the heads use, and the steps before each head, as `TrainOptions` describes them.
-    cv, class_weight : optional
-        Folds and weights of the classes, as `HeadOptions` describes them.
-    test_fraction, resplit, val, group_by, label_column, shots, train_size, allow_failed, exclude, \
-    relabel_with, keep_together
+    cv, class_weight, threshold, ordinal : optional
+        Folds, weights of the classes, thresholds of labels, and steps of a scale, as `HeadOptions` describes
+        them.
+    task : {"auto", "classification", "multilabel", "regression"}
+        What the heads learn; with ``auto`` the data set says. The task decides the figures.
+    test_fraction, resplit, val, group_by, label_column, target, drop_missing, shots, train_size, \
+    allow_failed, exclude, relabel_with, keep_together
         Which rows train and which test, as `RowOptions` describes them.
     memory_limit : int or str, optional
         Bytes, or text such as ``2GiB``, that a fit may take; half of the machine's memory by default.
@@ -198,7 +206,7 @@ class CompareOptions:
     Raises
     ------
     InputError
-        For `seeds` below 1; for `leak` without `group_by`.
+        For `seeds` below 1; for `leak` without `group_by`; for options that do not go with the task.
     """
 
     seeds: int = 5
@@ -217,6 +225,11 @@ class CompareOptions:
     val: str = RowOptions.val
     group_by: str | None = None
     label_column: str | None = None
+    task: str = RowOptions.task
+    target: str | None = None
+    drop_missing: bool = False
+    ordinal: bool = False
+    threshold: str | float = HeadOptions.threshold
     shots: int | None = None
     train_size: int | None = None
     allow_failed: bool = False
@@ -234,6 +247,7 @@ class CompareOptions:
             raise InputError(
                 "leak compares splits with and without group_by, and none is given; give --group-by"
             )
+        self.of_features  # noqa: B018 - making the value refuses what does not go with the task
 
     @cached_property
     def of_features(self) -> TrainOptions:
@@ -241,11 +255,14 @@ class CompareOptions:
         return TrainOptions(
             rows=RowOptions(
                 label_column=self.label_column,
+                task=self.task,
+                target=self.target,
+                drop_missing=self.drop_missing,
                 exclude=self.exclude,
                 relabel_with=self.relabel_with,
                 keep_together=self.keep_together,
             ),
-            head=HeadOptions(cv=self.cv),
+            head=HeadOptions(cv=self.cv, threshold=self.threshold, ordinal=self.ordinal),
             dataset_version=self.dataset_version,
             fusion=self.fusion,
             layers=self.layers,
@@ -260,7 +277,8 @@ class CompareOptions:
             As `TrainOptions.check_models`.
         """
         # Models that are compared share no run, so that nothing is asked of a fusion.
-        alone = replace(self.of_features, head=HeadOptions()) if self.fusion is None else self.of_features
+        found = self.of_features
+        alone = replace(found, head=replace(found.head, cv=HeadOptions.cv)) if self.fusion is None else found
         names = alone.check_models(model, models)
         return [names] if self.fusion is not None else [(name,) for name in names]
 

@@ -1,5 +1,6 @@
 """Statistics of repeated runs: means with intervals, and paired tests that allow for overlapping splits."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ class Spread:
     Attributes
     ----------
     mean : float
+        NaN without any run.
     deviation : float or None
         Standard deviation (with n - 1); None for one run.
     low, high : float or None
@@ -57,7 +59,7 @@ def spread_of(values: Sequence[float]) -> Spread:
     >>> print(f"{spread.mean:.2f} +- {spread.deviation:.2f}, from {spread.low:.2f} to {spread.high:.2f}")
     0.92 +- 0.02, from 0.87 to 0.97
     """
-    n, mean = len(values), float(np.mean(values))
+    n, mean = len(values), float(np.mean(values)) if values else math.nan
     # One run says nothing about the spread of runs.
     if n < 2:
         return Spread(mean=mean, deviation=None, low=None, high=None, n=n)
@@ -86,7 +88,7 @@ def corrected_paired_test(
         the correlation is not known, and then no test is made.
     """
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    n, mean = len(differences), float(differences.mean())
+    n, mean = len(differences), float(differences.mean()) if len(differences) else math.nan
     variance = float(differences.var(ddof=1)) if n > 1 else 0.0
     # Differences that are equal up to rounding have no variance to compare the mean with.
     if ratio is None or n < 2 or variance <= (1e-12 * max(1.0, abs(mean))) ** 2:
@@ -120,8 +122,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 def difference_of_means(first: Sequence[float], second: Sequence[float]) -> Spread:
     """Return the difference of the means, first minus second, with Welch's interval for unpaired runs."""
-    mean = float(np.mean(first) - np.mean(second))
     n = min(len(first), len(second))
+    mean = float(np.mean(first) - np.mean(second)) if n else math.nan
     if n < 2:
         return Spread(mean=mean, deviation=None, low=None, high=None, n=n)
     # scipy's ttest_ind would warn where all figures of one side are equal, as accuracies of 1 are.

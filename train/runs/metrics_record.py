@@ -81,6 +81,19 @@ class RunMetrics:
             )
         return tables
 
+    def figure(self, name: str) -> float | None:
+        """Return a figure of any task by its name; None where the run has none.
+
+        Raises
+        ------
+        CorruptError
+            If the value is no number.
+        """
+        value = vars(self).get(name, self.others.get(name))
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise CorruptError(f"metrics.json has {name} {value!r}, which is no number")
+        return None if value is None else float(value)
+
     @property
     def total_seconds(self) -> float:
         """Seconds of choosing hyperparameters, training and testing."""

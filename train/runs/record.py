@@ -392,8 +392,12 @@ class RunRecord:
         # The figure of the chosen head alone would flatter a head that was chosen by it.
         if self.best is not None:
             return self.best.accuracy
+        return self.left_out("accuracy")
+
+    def left_out(self, name: str) -> float | None:
+        """Return a figure of the head on left-out training images by its name; None if there is none."""
         left_out = (self.report or {}).get("left_out")
-        value = left_out.get("accuracy") if isinstance(left_out, Mapping) else None
+        value = left_out.get(name) if isinstance(left_out, Mapping) else None
         return float(value) if isinstance(value, int | float) else None
 
     def to_json(self) -> dict[str, Any]:

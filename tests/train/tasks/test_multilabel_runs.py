@@ -18,7 +18,6 @@ from toptune.train import (
     FalkonClassifier,
     PreprocessedBlocks,
     StreamingLogisticClassifier,
-    compare_heads,
     evaluate_run,
     load_run,
     make_head,
@@ -252,10 +251,6 @@ def test_what_compares_classifiers_is_refused(
     made(build)
     with pytest.raises(InputError, match=f"{what} does not know --task multilabel"):
         train(tmp_path / "store", dataset="pets", out=tmp_path / "run", **options)
-    with pytest.raises(InputError, match="compare does not know --task multilabel"):
-        compare_heads(
-            tmp_path / "store", dataset="pets", model="tiny.demo", heads=["ridge"], out=tmp_path / "c"
-        )
 
 
 def test_a_report_shows_the_curves(build: Build, tmp_path: Path) -> None:
