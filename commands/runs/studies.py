@@ -1,7 +1,5 @@
 """`toptune study` trains the cross product of the settings in a file."""
 
-from dataclasses import asdict
-
 import click
 
 from toptune.commands.options.common import JSON, SPREADSHEET_SAFE
@@ -31,6 +29,7 @@ def study(study_file: str, dask: str | None, dry_run: bool, spreadsheet_safe: bo
     from toptune.costs.meter import describe_costs
     from toptune.text import printed_records
     from toptune.workflows import plan_study, run_study, work_progress
+    from toptune.workflows.study.results import summary_tables
 
     if dry_run:
         plan = plan_study(study_file)
@@ -44,7 +43,7 @@ def study(study_file: str, dask: str | None, dry_run: bool, spreadsheet_safe: bo
             notify=lambda line: echo(line, err=True),
             spreadsheet_safe=spreadsheet_safe,
         )
-    lines = [printed_records([asdict(row) for row in report.summary])] if report.summary else []
+    lines = [printed_records(rows) for rows in summary_tables(report.summary)]
     lines.append(f"{report.trained} trained, {report.done_before} were there; {report.out}")
     lines += report.notes.lines()
     lines.append(describe_costs(report.costs))

@@ -10,11 +10,12 @@ from toptune.extract.sources.opening import find_place
 from toptune.options import choices, option_names, options_of
 from toptune.store.files.writing import check_writable
 from toptune.train.heads.kind import PREFIX, is_path
-from toptune.train.heads.kinds import check_head
-from toptune.train.heads.options import AUTO_HEAD
+from toptune.train.heads.kinds import check_head, refuse_task
+from toptune.train.heads.options import AUTO_HEAD, HeadOptions
 from toptune.train.heads.skops_files import check_trusted
 from toptune.train.rows.options import OF_DECISIONS, RowOptions
-from toptune.train.runs.options import OTHER_MODELS, TrainOptions
+from toptune.train.runs.options import OTHER_MODELS, TrainOptions, check_task
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.study.file import Keywords, Study
 
@@ -122,14 +123,26 @@ def _check_head(options: Keywords, path: Path) -> None:
     if is_path(head):
         # A study file is data: what it names is imported under the same rule as what a RUN folder names.
         check_trusted(head.removeprefix(PREFIX), path)
+    task = _checked_task(options)
+    if head == AUTO_HEAD and task not in (AUTO_TASK, CLASSIFICATION):
+        refuse_task(task, head, ())
     if head != AUTO_HEAD:
         given = {name: options[name] for name in _OF_HEADS if name in options}
-        check_head(head, given.pop("params", None), **given)
+        check_head(head, given.pop("params", None), task=task, **given)
         if is_path(head):
             # Only an estimator shows whether its class is a classifier.
             from toptune.train.heads.heads import make_head
 
             make_head(head, params=params, **given)
+
+
+def _checked_task(options: Keywords) -> str:
+    """Return the task of a head, ``auto`` where only the data set says; refuse options that do not fit."""
+    of_rows = {name: options[name] for name in ("task", "target", "drop_missing") if name in options}
+    of_head = {name: options[name] for name in ("threshold", "ordinal") if name in options}
+    rows = RowOptions(**of_rows)
+    check_task(rows, HeadOptions(**of_head))
+    return rows.task
 
 
 def _check_layers(layers: object, study: Study) -> None:

@@ -2,8 +2,8 @@
 
 import io
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 
 from toptune.store.files.system_errors import explained_writing
 from toptune.store.files.writing import no_formulas, replace_file
+from toptune.train.reports.task_figures import task_figures
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.train.runs.record import CONFIG, METRICS as METRICS_FILE, RunRecord
+from toptune.train.tasks.names import CLASSIFICATION
 from toptune.workflows.study.cells import Cell
 
 CSV, PARQUET = "results.csv", "results.parquet"
@@ -37,11 +39,14 @@ COSTS = (
     "co2e_kg",
     "peak_memory_bytes",
 )
-_SCHEMA = pa.schema(
+# Columns of the table that come before and after the figures of other tasks than classification.
+_BEFORE = pa.schema(
     [(name, pa.string()) for name in ("kind", "dataset", "model", "method", "layers", "size")]
     + [("seed", pa.int64())]
     + [(name, pa.int64() if name.startswith("n_") else pa.float64()) for name in METRICS]
-    + [
+)
+_AFTER = pa.schema(
+    [
         ("left_out_accuracy", pa.float64()),
         ("seconds", pa.float64()),
         ("fit_seconds", pa.float64()),
@@ -61,6 +66,10 @@ class Result:
     cell : Cell
     metrics : RunMetrics
         Metrics of the run, without the figures of its classes.
+    task : str
+        What the run has learned.
+    figures : mapping of str to float or None
+        Figures of the task, the leading one first; see `toptune.train.reports.task_figures.task_figures`.
     left_out_accuracy : float, optional
         Cross-validated accuracy of the head.
     bytes_per_picture : int, optional
@@ -72,6 +81,8 @@ class Result:
 
     cell: Cell
     metrics: RunMetrics
+    task: str
+    figures: Mapping[str, float | None]
     left_out_accuracy: float | None
     bytes_per_picture: int | None
     warnings: tuple[str, ...]
@@ -82,6 +93,8 @@ class Result:
         return {
             **self.cell.to_dict(),
             **{name: getattr(self.metrics, name) for name in METRICS},
+            "task": self.task,
+            **self.figures,
             "left_out_accuracy": self.left_out_accuracy,
             "seconds": self.metrics.total_seconds,
             "fit_seconds": self.metrics.seconds.get("fit"),
@@ -118,6 +131,53 @@ class Summary:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskSummary:
+    """Repetitions of one setting of another task than classification, over its seeds.
+
+    Attributes
+    ----------
+    dataset, model, size, method, layers : str
+        Names in the study file.
+    task : str
+    seeds : int
+        Number of finished trainings that have test rows.
+    figures : mapping of str to float or None
+        Mean of each figure of the task over the seeds that have it, the leading one first.
+    deviation : float or None
+        Standard deviation of the leading figure; there is none over one seed.
+    seconds : float
+        Median time of a training.
+    """
+
+    dataset: str
+    model: str
+    size: str
+    method: str
+    layers: str
+    task: str
+    seeds: int
+    figures: Mapping[str, float | None]
+    deviation: float | None
+    seconds: float
+
+
+def summary_row(summary: Summary | TaskSummary) -> dict[str, object]:
+    """Return a row of a printed table, or of JSON, with the figures among the other columns."""
+    row: dict[str, object] = {}
+    for name, value in asdict(summary).items():
+        row |= value if name == "figures" else {name: value}
+    return row
+
+
+def summary_tables(summary: Sequence[Summary | TaskSummary]) -> list[list[dict[str, object]]]:
+    """Return the rows of printed tables: one table for all rows of the same columns."""
+    tables: dict[tuple[str, ...], list[dict[str, object]]] = {}
+    for row in map(summary_row, summary):
+        tables.setdefault(tuple(row), []).append(row)
+    return [*tables.values()]
+
+
 def result_of(cell: Cell, out: Path) -> Result:
     """Read the RUN folder of a finished cell.
 
@@ -132,7 +192,9 @@ def result_of(cell: Cell, out: Path) -> Result:
     return Result(
         cell=cell,
         # A study may have hundreds of cells, and the confusion matrix of an older run takes megabytes.
-        metrics=replace(metrics, per_class={}, confusion_matrix=()),
+        metrics=replace(metrics, per_class={}, confusion_matrix=(), others={}),
+        task=record.task_name,
+        figures=task_figures(record, metrics),
         left_out_accuracy=record.left_out_accuracy,
         bytes_per_picture=_bytes_per_image(record, cell.folder),
         warnings=record.warnings,
@@ -158,9 +220,9 @@ def write_results(results: Sequence[Result], out: Path, *, spreadsheet_safe: boo
     A file takes its name when it is whole, so that a reader never sees half a table. With `spreadsheet_safe`
     no text in CSV is a formula to a spreadsheet.
     """
-    rows = [result.to_row() for result in results]
-    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-    safe = pa.Table.from_pylist([*map(no_formulas, rows)], schema=_SCHEMA) if spreadsheet_safe else table
+    rows, schema = [result.to_row() for result in results], _schema(results)
+    table = pa.Table.from_pylist(rows, schema=schema)
+    safe = pa.Table.from_pylist([*map(no_formulas, rows)], schema=schema) if spreadsheet_safe else table
     with explained_writing(out, elsewhere="give another out in the study", kept="finished trainings stay"):
         out.mkdir(parents=True, exist_ok=True)
         for name, write, content in ((CSV, pyarrow.csv.write_csv, safe), (PARQUET, pq.write_table, table)):
@@ -170,30 +232,58 @@ def write_results(results: Sequence[Result], out: Path, *, spreadsheet_safe: boo
             replace_file(out / name, memory.getvalue())
 
 
-def summarize(results: Sequence[Result]) -> list[Summary]:
-    """Average over seeds, with a row for each data set, backbone, method, layers and size."""
-    groups: dict[tuple[str, str, str, str, str], list[Result]] = {}
+def _schema(results: Sequence[Result]) -> pa.Schema:
+    """Return the columns of the table; those of other tasks are there where a run has such a task."""
+    others = [result for result in results if result.task != CLASSIFICATION]
+    figures = dict.fromkeys(name for result in others for name in result.figures)
+    of_tasks = [("task", pa.string())] if others else []
+    of_tasks += [(name, pa.float64()) for name in figures if name not in METRICS]
+    return pa.schema([*_BEFORE, *pa.schema(of_tasks), *_AFTER])
+
+
+def summarize(results: Sequence[Result]) -> list[Summary | TaskSummary]:
+    """Average over seeds, with a row for each data set, backbone, method, layers, size and task."""
+    groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
-        if result.metrics.accuracy is not None:
+        if next(iter(result.figures.values())) is not None:
             cell = result.cell
-            key = cell.dataset, cell.model, cell.size, cell.method, cell.layers
+            key = cell.dataset, cell.model, cell.size, cell.method, cell.layers, result.task
             groups.setdefault(key, []).append(result)
-    summary = []
-    for (dataset, model, size, method, layers), members in groups.items():
+    summary: list[Summary | TaskSummary] = []
+    for (dataset, model, size, method, layers, task), members in groups.items():
+        setting = {"dataset": dataset, "model": model, "size": size, "method": method, "layers": layers}
+        # The median ignores a training that waited for a busy machine.
+        seconds = round(float(np.median([result.metrics.total_seconds for result in members])), 2)
+        if task != CLASSIFICATION:
+            summary.append(_task_summary(task, setting, members, seconds=seconds))
+            continue
         accuracy = 100 * np.array([result.metrics.accuracy for result in members])
-        seconds = [result.metrics.total_seconds for result in members]
         summary.append(
             Summary(
-                dataset=dataset,
-                model=model,
-                size=size,
-                method=method,
-                layers=layers,
+                **setting,
                 seeds=len(members),
                 accuracy=round(float(accuracy.mean()), 2),
                 deviation=round(float(accuracy.std(ddof=1)), 2) if len(members) > 1 else None,
-                # The median ignores a training that waited for a busy machine.
-                seconds=round(float(np.median(seconds)), 2),
+                seconds=seconds,
             )
         )
     return summary
+
+
+def _task_summary(
+    task: str, setting: Mapping[str, str], members: Sequence[Result], *, seconds: float
+) -> TaskSummary:
+    known = {
+        name: [value for result in members if (value := result.figures.get(name)) is not None]
+        for name in members[0].figures
+    }
+    leading = next(iter(known.values()))
+    return TaskSummary(
+        **setting,
+        task=task,
+        seeds=len(members),
+        # Numbers have the unit of their target, so that digits and not decimals are kept.
+        figures={name: float(f"{np.mean(each):.6g}") if each else None for name, each in known.items()},
+        deviation=float(f"{np.std(leading, ddof=1):.6g}") if len(leading) > 1 else None,
+        seconds=seconds,
+    )

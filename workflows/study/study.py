@@ -19,7 +19,15 @@ from toptune.workflows.finetuning.finetune import finetune
 from toptune.workflows.study.cells import Cell, cells_of
 from toptune.workflows.study.checks import check_places
 from toptune.workflows.study.file import Keywords, Study, read_study
-from toptune.workflows.study.results import Result, Summary, result_of, summarize, write_results
+from toptune.workflows.study.results import (
+    Result,
+    Summary,
+    TaskSummary,
+    result_of,
+    summarize,
+    summary_row,
+    write_results,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +91,7 @@ class StudyReport:
         Number of trainings of this call, and of trainings that were finished before.
     failed : mapping of str to str
         Cells that failed, with the reason.
-    summary : list of Summary
+    summary : list of Summary or TaskSummary
         Means over seeds of all finished trainings.
     notes : Notes
         Warnings of all finished trainings, gathered.
@@ -97,7 +105,7 @@ class StudyReport:
     notes: Notes
     costs: Costs
     failed: Mapping[str, str] = field(default_factory=dict)
-    summary: list[Summary] = field(default_factory=list)
+    summary: list[Summary | TaskSummary] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, object]:
         """Give the report as JSON values."""
@@ -108,7 +116,7 @@ class StudyReport:
             "notes": asdict(self.notes),
             "costs": self.costs,
             "failed": dict(self.failed),
-            "summary": [asdict(row) for row in self.summary],
+            "summary": [summary_row(row) for row in self.summary],
         }
 
 

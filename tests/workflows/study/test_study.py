@@ -295,7 +295,7 @@ def test_what_trainings_note_is_said_at_the_end(run_cli: Run, tmp_path: Path) ->
         ({"finetune": {"full": {"depth": "deep"}}}, "finetune: full: depth is 'deep'"),
         (
             {"models": {"a": MODEL, "both": {"models": ["a", "b"]}}},
-            "models: both: models names 'b', which .*choose one of a$",
+            "models: both: models names 'b', which .*choose one of a\n",
         ),
         ({"models": {"a": MODEL, "both": ["a", "b"]}}, "models: both: models names 'b', which is no single"),
         ({"heads": {"ridge": ["falkon"]}}, "heads: ridge is .*it must be a str"),
@@ -452,3 +452,67 @@ def test_a_method_may_choose_head_layers_and_fusion_by_itself(tmp_path: Path) ->
         assert options.head.best
         assert options.fusion is None
     assert [cell.options.get("fusion") for cell in cells if cell.method == "ridge"] == [None, None, "late"]
+
+
+def with_numbers(folder: Path) -> None:
+    """Write a manifest of the images with several labels each, and with a number."""
+    images = sorted((folder / "photos").rglob("*.png"))
+    lines = ["path,label,labels,size,grade"]
+    for row, image in enumerate(images):
+        kind = image.parent.name
+        lines.append(f"{image},{kind},{kind}{'|odd' * (row % 2)},{len(kind) + row / 100},{len(kind)}")
+    (folder / "photos.csv").write_text("\n".join(lines))
+
+
+def test_tables_show_the_figures_of_the_task(tmp_path: Path, run_cli: Run) -> None:
+    heads = {
+        "labels": {"head": "ridge", "threshold": "0.5"},
+        "size": {"head": "ridge", "target": "size"},
+        "grade": {"head": "knn", "target": "grade", "ordinal": True},
+        "classes": {"head": "ncm", "label_column": "label"},
+    }
+    path = write(tmp_path, heads=heads, layers=["last"], datasets={"shapes": "photos.csv"})
+    with_numbers(tmp_path)
+    code, out, err = run_cli("study", path, "--json")
+    assert code == 0, err
+    summary = {row["method"]: row for row in json.loads(out)["summary"]}
+    table = pyarrow.csv.read_csv(tmp_path / "small" / "results.csv").to_pylist()
+    rows = pq.read_table(tmp_path / "small" / "results.parquet").to_pylist()
+    assert [*table[0]] == [*rows[0]]
+    tasks = {"labels": "multilabel", "size": "regression", "grade": "regression"}
+    for row in rows:
+        metrics = json.loads((tmp_path / "small" / row["run"] / "metrics.json").read_text())
+        assert row["task"] == tasks.get(row["method"], "classification")
+        for name in ("accuracy", "mean_average_precision", "subset_accuracy", "r2", "mae", "quadratic_kappa"):
+            assert row[name] == metrics.get(name)
+    for method, leading in (("labels", "mean_average_precision"), ("size", "r2"), ("grade", "r2")):
+        values = [row[leading] for row in rows if row["method"] == method]
+        assert summary[method][leading] == pytest.approx(sum(values) / 2, rel=1e-5)
+        assert (summary[method]["seeds"], summary[method]["task"]) == (2, tasks[method])
+    assert "accuracy" in summary["classes"]
+    assert summary["size"]["left_out_squared_error"] > 0
+    code, out, err = run_cli("study", path)
+    assert "0 trained, 8 were there" in out
+    assert re.search(r"size +method +layers +task +seeds +r2 +mae +rmse +spearman", out)
+    code, out, err = run_cli("report", tmp_path / "small", "--out", tmp_path / "page.html")
+    assert code == 0, err
+    page = (tmp_path / "page.html").read_text()
+    assert "mean average precision" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"head": "ncm", "task": "multilabel"}, "heads: odd: head 'ncm' does not know --task multilabel"),
+        ({"head": "svm", "target": "size"}, "heads: odd: head 'svm' does not know --task regression"),
+        ({"head": "auto", "target": "size"}, "heads: odd: head 'auto' does not know --task regression"),
+        ({"head": "ridge", "task": "regression"}, "heads: odd: --task regression needs --target COLUMN"),
+        ({"head": "ridge", "ordinal": True}, "heads: odd: ordinal has a meaning for --task regression only"),
+        ({"head": "ridge", "task": "many"}, "heads: odd: task 'many' is unknown"),
+    ],
+)
+def test_what_does_not_fit_the_task_is_refused_before_anything(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        plan_study(write(tmp_path, heads={"odd": options}, layers=["last"]))
