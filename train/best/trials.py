@@ -18,7 +18,7 @@ from toptune.train.best.choice import LeftOutAnswers
 from toptune.train.fusion.fusing import Training, calibrated_logs
 from toptune.train.fusion.members import check_together, told_of
 from toptune.train.fusion.weights import MOST_VALUES, LeftOutRows, weigh
-from toptune.train.heads.expected_seconds import estimated_seconds
+from toptune.train.heads.budget import estimated_seconds
 from toptune.train.heads.heads import Head, new_head
 from toptune.train.heads.problem_size import ProblemSize
 from toptune.train.passes.training_rows import even_sample

@@ -14,13 +14,14 @@ from toptune.train.estimators.fit_report import LeftOutFigures
 from toptune.train.heads.files import read_description
 from toptune.train.heads.kind import NativeForm
 from toptune.train.heads.kinds import KINDS, check_head, kind_of
+from toptune.train.heads.label_forests import LabelForestHead
 from toptune.train.heads.native_heads import OwnHead
 from toptune.train.heads.options import HeadOptions
 from toptune.train.heads.sklearn_heads import SklearnHead
 from toptune.train.passes.training_rows import LeftOutScores
 from toptune.train.solvers.falkon_lib import check_library
 from toptune.train.tasks.answer_form import AnswerForm
-from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, MULTILABEL
 from toptune.train.tasks.task import TargetMatrix
 
 HEADS = tuple(KINDS)
@@ -167,6 +168,9 @@ def make_head(
         return OwnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight, device=device,
                        memory_limit_bytes=memory_limit_bytes, dask=dask, task=task,
                        threshold=threshold, ordinal=ordinal)  # fmt: skip
+    if task == MULTILABEL:
+        return LabelForestHead(name, params or {}, seed=seed, cv=cv, memory_limit_bytes=memory_limit_bytes,
+                               threshold=threshold)  # fmt: skip
     return SklearnHead(name, params or {}, seed=seed, cv=cv, class_weight=class_weight,
                        memory_limit_bytes=memory_limit_bytes, is_compared=is_compared, task=task,
                        ordinal=ordinal)  # fmt: skip
@@ -249,4 +253,6 @@ def load_head(folder: Path, *, device: str | None = None) -> Head:
     kind = KINDS.get(description.head)
     if kind is not None and isinstance(kind.form, NativeForm):
         return OwnHead.load(folder, description, device=device)
+    if description.task == MULTILABEL:
+        return LabelForestHead.load(folder, description)
     return SklearnHead.load(folder, description)

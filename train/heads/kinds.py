@@ -237,6 +237,7 @@ _SKLEARN = (
             is_selected=False,
         ),
         parameters=("n_estimators", "max_depth", "max_features", "min_samples_leaf", "n_jobs"),
+        tasks=(CLASSIFICATION, MULTILABEL),
         place=8,
         work=_forest_work,
     ),

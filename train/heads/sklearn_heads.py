@@ -186,7 +186,7 @@ class SklearnHead(ReportedHead):
                 if compared
                 else "the estimator's own, not calibrated",
                 table=compared.table if compared else [],
-                warnings=[*notes, *(compared.warnings if compared else []), *_summary(said)],
+                warnings=[*notes, *(compared.warnings if compared else []), *summary_of(said)],
                 peak_bytes=peak_bytes,
                 seconds={"read": read_seconds, "total": time.perf_counter() - start},
             ).to_dict()
@@ -240,7 +240,7 @@ class SklearnHead(ReportedHead):
                 temperature=None,
                 calibration="numbers, not calibrated; left-out figures are of the trees without the row",
                 table=[],
-                warnings=_summary(said),
+                warnings=summary_of(said),
                 peak_bytes=peak_bytes,
                 seconds={"total": time.perf_counter() - start},
             ).to_dict()
@@ -456,7 +456,7 @@ def _tally(scores: npt.NDArray[np.float64], rows: TrainingRows) -> OutOfFold:
     return OutOfFold(correct=correct, squared_error=0.0, scores=kept)
 
 
-def _summary(said: Sequence[str]) -> list[str]:
+def summary_of(said: Sequence[str]) -> list[str]:
     """Return what scikit-learn warned of in all fits, each warning once, and at most `_MOST_WARNINGS`."""
     notes = []
     unconverged = said.count(_UNCONVERGED)

@@ -87,6 +87,18 @@ def read_estimator(path: Path, estimator_type: type) -> Any:
     CorruptError
         If the file is missing or damaged, is of another type, or holds types that are not trusted.
     """
+    return _checked(path, _read(path, estimator_type), estimator_type)
+
+
+def read_estimators(path: Path, estimator_type: type) -> list[Any]:
+    """Read a list of fitted estimators, which must all be of a given type; see `read_estimator`."""
+    found = _read(path, estimator_type)
+    if type(found) is not list:
+        raise CorruptError(f"{path} holds a {type(found).__name__} where a list should be; train again")
+    return [_checked(path, each, estimator_type) for each in found]
+
+
+def _read(path: Path, estimator_type: type) -> Any:
     import skops.io
 
     try:
@@ -107,6 +119,10 @@ def read_estimator(path: Path, estimator_type: type) -> Any:
         raise
     except Exception as error:  # whatever a damaged archive makes skops stumble over
         raise CorruptError(f"{path} cannot be read ({error}); train again") from error
+    return estimator
+
+
+def _checked(path: Path, estimator: object, estimator_type: type) -> Any:
     if type(estimator) is not estimator_type:
         raise CorruptError(
             f"{path} holds a {type(estimator).__name__} where a {estimator_type.__name__} should be; "

@@ -11,8 +11,7 @@ import numpy as np
 from toptune.errors import InputError
 from toptune.machine.plans import plan_logger
 from toptune.store.features.blocks import Blocks
-from toptune.train.heads.budget import attempt_within
-from toptune.train.heads.expected_seconds import estimated_seconds
+from toptune.train.heads.budget import attempt_within, estimated_seconds
 from toptune.train.heads.heads import Head
 from toptune.train.heads.kinds import tried_heads
 from toptune.train.heads.problem_size import ProblemSize

@@ -9,8 +9,7 @@ import numpy as np
 from toptune.store.arrays.spec import ArraySpec
 from toptune.store.arrays.stored_layers import LAST, tap_of
 from toptune.store.features.feature_view import StoredFeatures
-from toptune.train.heads.budget import attempt_within
-from toptune.train.heads.expected_seconds import estimated_seconds
+from toptune.train.heads.budget import attempt_within, estimated_seconds
 from toptune.train.heads.heads import make_head
 from toptune.train.heads.problem_size import ProblemSize
 from toptune.train.layers.options import SearchOptions

@@ -13,7 +13,7 @@ import pytest
 from toptune.store import ArrayBlocks, FeatureCache, FeatureStore, InputError, NumericalError
 from toptune.train import Head, Run, make_head, train, update_run
 from toptune.train.estimators.fit_report import LeftOutFigures
-from toptune.train.heads.expected_seconds import estimated_seconds
+from toptune.train.heads.budget import estimated_seconds
 from toptune.train.heads.heads import HEADS
 from toptune.train.heads.kinds import tried_heads
 from toptune.train.heads.problem_size import ProblemSize

@@ -51,7 +51,7 @@ def made(build: Build, texts: list[Any] | None = None, **options: Any) -> None:
     build(labels=labels, features=features, extra={"labels": texts}, **options)
 
 
-@pytest.mark.parametrize("head", ["ridge", "falkon", "falkon-logistic", "logistic", "knn"])
+@pytest.mark.parametrize("head", ["ridge", "falkon", "falkon-logistic", "logistic", "knn", "forest"])
 def test_the_task_is_taken_by_itself(build: Build, tmp_path: Path, head: str) -> None:
     made(build)
     run = train(tmp_path / "store", dataset="pets", out=tmp_path / "run", head=head)
@@ -186,7 +186,7 @@ def test_thresholds_follow_their_rule(build: Build, tmp_path: Path) -> None:
     assert (high > low).any()
 
 
-@pytest.mark.parametrize("head", ["ridge", "falkon", "falkon-logistic", "logistic", "knn"])
+@pytest.mark.parametrize("head", ["ridge", "falkon", "falkon-logistic", "logistic", "knn", "forest"])
 def test_unknown_labels_are_no_absent_labels(head: str) -> None:
     """Half of the rows with a label do not say so: what is known of them still counts."""
     rng = np.random.default_rng(1)
@@ -198,8 +198,9 @@ def test_unknown_labels_are_no_absent_labels(head: str) -> None:
     unknown[hidden, 1], absent[hidden, 1] = np.nan, 0.0
     names = ("a", "b", "c")
     means = []
+    params = {"n_estimators": 20} if head == "forest" else None
     for values in (unknown, absent):
-        fitted = make_head(head, task="multilabel").fit(
+        fitted = make_head(head, task="multilabel", params=params).fit(
             X[:200], TargetMatrix(values=values[:200], names=names)
         )
         means.append(fitted.predict_proba(X[200:])[truth[200:, 1], 1].mean())
