@@ -17,6 +17,7 @@ from toptune.machine.memory import check_memory
 from toptune.machine.plans import plan_logger
 from toptune.store.features.blocks import ArrayBlocks
 from toptune.store.files.json_values import json_ready
+from toptune.text import counted
 from toptune.train.estimators.arguments import Features, Params, Values
 from toptune.train.estimators.fit_report import HeadReport, LeftOutFigures
 from toptune.train.estimators.settings_comparison import Comparison, compare
@@ -113,7 +114,7 @@ class SklearnHead(ReportedHead):
     ) -> Self:
         start = time.perf_counter()
         if isinstance(y, TargetMatrix) and self.task == REGRESSION:
-            return self._fit_numbers(X, y, start=start)
+            return self._fit_numbers(X, y, groups=groups, start=start)
         if isinstance(y, TargetMatrix):
             raise InputError(
                 f"head {self.name!r} takes one class a row, and these are {len(y.names)} targets"
@@ -193,7 +194,9 @@ class SklearnHead(ReportedHead):
         )
         return self
 
-    def _fit_numbers(self, X: Features, y: TargetMatrix, *, start: float) -> Self:
+    def _fit_numbers(
+        self, X: Features, y: TargetMatrix, *, groups: Sequence[str] | None, start: float
+    ) -> Self:
         """Fit to the targets of rows; a forest has nothing to choose and leaves out rows by itself."""
         (n, d), k = X.shape, len(y.names)
         if self.ordinal:
@@ -218,17 +221,8 @@ class SklearnHead(ReportedHead):
             self.estimator = self._fit_one(grid[0], values, targets if k > 1 else targets[:, 0], said)
         except InvalidParameterError as error:
             raise InputError(f"head {self.name!r}: {error}; give another value in params") from error
-        left = getattr(self.estimator, "oob_prediction_", None)
-        self._classes, self._scaling, figures = list(y.names), scaling, None
-        if left is not None:
-            left = np.asarray(left).reshape(n, k)
-            some = even_sample(n, CALIBRATION_ROWS)
-            scores = scaling.restored(left[some]).astype(np.float32)
-            self._left_out_scores = LeftOutScores(rows=some, scores=scores)
-            squared = float(((left - targets) ** 2).sum(axis=1).mean())
-            figures = LeftOutFigures(accuracy=None, log_loss=None, n_rows=n, squared_error=squared)
-            # The predictions of training rows have no use in a saved forest.
-            del self.estimator.oob_prediction_
+        self._classes, self._scaling = list(y.names), scaling
+        figures, notes = self._take_out_of_bag(targets, groups)
         self._report = json_ready(
             HeadReport(
                 solver=self.form.description,
@@ -240,12 +234,42 @@ class SklearnHead(ReportedHead):
                 temperature=None,
                 calibration="numbers, not calibrated; left-out figures are of the trees without the row",
                 table=[],
-                warnings=summary_of(said),
+                warnings=[*notes, *summary_of(said)],
                 peak_bytes=peak_bytes,
                 seconds={"total": time.perf_counter() - start},
             ).to_dict()
         )
         return self
+
+    def _take_out_of_bag(
+        self, targets: npt.NDArray[np.float64], groups: Sequence[str] | None
+    ) -> tuple[LeftOutFigures | None, list[str]]:
+        """Keep what the trees say of rows that they have not seen; return the figures, and notes."""
+        self._left_out_scores = None
+        left = getattr(self.estimator, "oob_prediction_", None)
+        if left is None:
+            return None, []
+        # The predictions of training rows have no use in a saved forest.
+        del self.estimator.oob_prediction_
+        if groups is not None and len(set(groups)) < len(groups):
+            return None, [
+                "nothing is left out of this forest: its trees leave out rows, and have seen others of the "
+                "row's group; head falkon leaves out whole groups [TT404]"
+            ]
+        left = np.asarray(left).reshape(targets.shape)
+        unseen = np.flatnonzero(_is_left_out(self.estimator, len(targets)))
+        some = unseen[even_sample(len(unseen), CALIBRATION_ROWS)]
+        if not len(some):
+            return None, ["every tree of the forest has seen every row; give more trees in params [TT404]"]
+        scores = self._scaling.restored(left[some]).astype(np.float32)
+        self._left_out_scores = LeftOutScores(rows=some, scores=scores)
+        squared = float(((left[unseen] - targets[unseen]) ** 2).sum(axis=1).mean())
+        figures = LeftOutFigures(accuracy=None, log_loss=None, n_rows=len(unseen), squared_error=squared)
+        notes = [
+            f"{len(unseen)} of {counted(len(targets), 'training row')} are part of the left-out figures: "
+            "every tree has seen the others; more trees in params leave more out [TT404]"
+        ]
+        return figures, notes if len(unseen) < len(targets) else []
 
     def decision_function(self, X: Features) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), as `scores_of`."""
@@ -465,3 +489,13 @@ def summary_of(said: Sequence[str]) -> list[str]:
     others = [message for message in dict.fromkeys(said) if message != _UNCONVERGED]
     notes += [f"scikit-learn: {' '.join(message.split())} [TT406]" for message in others[:_MOST_WARNINGS]]
     return notes
+
+
+def _is_left_out(forest: Any, n: int) -> npt.NDArray[np.bool_]:
+    """Tell the rows (n,) that some tree of a forest was not fitted to."""
+    found = np.zeros(n, dtype=bool)
+    for sample in forest.estimators_samples_:
+        is_seen = np.zeros(n, dtype=bool)
+        is_seen[sample] = True
+        found |= ~is_seen
+    return found

@@ -150,3 +150,18 @@ def test_bad_input(rows: Rows) -> None:
         made().fit(broken, targets)
     with pytest.raises(InputError, match="of 1 label nothing is known in any of the 90 rows: 'blue'"):
         made().fit(X, TargetMatrix(values=np.where([False, True, False], np.nan, Y), names=NAMES))
+
+
+def test_numbers_of_rows_that_every_tree_has_seen_are_not_left_out(rows: Rows) -> None:
+    X, targets = rows[0], TargetMatrix(values=rows[0][:, :2].astype(np.float64), names=("x", "y"))
+    head: Any = make_head("forest", task="regression", params={"n_estimators": 2})
+    head.fit(X, targets)
+    left = head.left_out_scores
+    seen = [set(sample.tolist()) for sample in head.estimator.estimators_samples_]
+    assert left.rows.tolist() == [row for row in range(N) if row not in seen[0] & seen[1]]
+    assert head.report["left_out"]["n_rows"] == len(left.rows) < N
+    assert any(f"{len(left.rows)} of 90 training rows" in note for note in head.report["warnings"])
+    # Trees have seen other rows of a row's group.
+    head.fit(X, targets, groups=[str(row // 2) for row in range(N)])
+    assert head.report["left_out"] is None
+    assert any("has seen" in note or "have seen" in note for note in head.report["warnings"])
