@@ -62,7 +62,7 @@ def test_from_a_store(tmp_path: Path) -> None:
 
 def test_refusals() -> None:
     X = clusters()
-    with pytest.raises(InputError, match=r"choose one of uniform, class-balanced, kmeans\+\+$"):
+    with pytest.raises(InputError, match=r"choose one of uniform, class-balanced, kmeans\+\+(\n\[TT\d+\])?$"):
         choose_centers(CODES, 5, how="leverage-scores")
     with pytest.raises(InputError, match="needs the rows themselves"):
         choose_centers(CODES, 5, how="kmeans++")
