@@ -30,7 +30,7 @@ def seasoned(name: str) -> Any:
 def test_a_folded_model_computes_the_same_with_fewer_norms(name: str) -> None:
     model = seasoned(name)
     n_norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    folded, names = fold_batch_norms(model, (64, 64))
+    folded, names = fold_batch_norms(model, (3, 64, 64))
     left = sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert len(names) > 0.4 * n_norms
     assert left == n_norms - len(names)
@@ -43,7 +43,7 @@ def test_a_folded_model_computes_the_same_with_fewer_norms(name: str) -> None:
 
 def test_a_model_without_norms_is_left_alone() -> None:
     model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, img_size=32).eval()
-    assert fold_batch_norms(model, (32, 32)) == (model, [])
+    assert fold_batch_norms(model, (3, 32, 32)) == (model, [])
 
 
 class _Twice(nn.Module):
@@ -63,7 +63,7 @@ def test_what_something_else_reads_is_not_folded() -> None:
     torch.manual_seed(0)
     model = _Twice().eval()
     nn.init.constant_(model.norm.weight, 3.0)
-    assert fold_batch_norms(model, (8, 8)) == (model, [])
+    assert fold_batch_norms(model, (3, 8, 8)) == (model, [])
 
 
 def test_recipes_tell_folded_from_plain_and_old_texts_stay(model_folder: Path) -> None:

@@ -63,11 +63,11 @@ def under(name: str, names: Mapping[str, bytes] = CATS) -> dict[str, bytes]:
         (CATS | {"cat/0.xml": TEXT, "cat/0.JSON": TEXT, "dog/0.xml": TEXT, "LICENSE": TEXT},
          ["left out: 4 files whose names are not those of images (2 .xml such as cat/0.xml, "
           "1 .json such as cat/0.JSON, 1 no suffix such as LICENSE)"]),
-        ({"1.png": PNG, "2.heic": TEXT, "metadata.csv": TEXT, "labels.jsonl": TEXT},
+        ({"1.png": PNG, "2.cr3": TEXT, "metadata.csv": TEXT, "labels.jsonl": TEXT},
          ["left out: 2 tables beside the images, not read (labels.jsonl, metadata.csv); where a table "
           "lists the images with their labels, give the table in place of the folder "
           "(.csv, .tsv, .jsonl or .parquet)",
-          "left out: 1 file whose names are not those of images (1 .heic such as 2.heic)"]),
+          "left out: 1 file whose names are not those of images (1 .cr3 such as 2.cr3)"]),
         (under("train") | under("test") | {"extra/deep/1.png": PNG, "notes/1.txt": TEXT},
          ["left out: 2 folders beside the splits (extra: 1 image, notes: 0 images); "
           "only folders called train, val or test are splits"]),
@@ -173,25 +173,25 @@ def test_a_store_or_run_is_no_folder_of_images(tmp_path: Path, name: str, kind: 
 
 def test_where_nothing_is_left_the_reasons_are_told(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"holds no images; .*2 folders without images \(a: 1 file such as 1\.npy, b"
+        InputError, match=r"holds no images; .*2 folders without images \(a: 1 file such as 1\.npz, b"
     ):
-        open_source(in_folder(tmp_path / "x", {"a/1.npy": TEXT, "b/2.txt": TEXT}))
+        open_source(in_folder(tmp_path / "x", {"a/1.npz": TEXT, "b/2.txt": TEXT}))
     with pytest.raises(InputError, match=r"no images among its 1 entries.*1 folder without images"):
         open_source(in_zip(tmp_path / "y", {"a/1.txt": TEXT}))
     with pytest.raises(InputError, match="1 sample without an image"):
-        open_source(write_tar(tmp_path / "z.tar", {"1.heic": TEXT}))
+        open_source(write_tar(tmp_path / "z.tar", {"1.cr3": TEXT}))
 
 
 def test_samples_and_members_without_use_are_told(tmp_path: Path) -> None:
     members = {
-        "1.png": PNG, "1.cls": b"a", "1.mask.npy": TEXT, "1.txt": b"a", "2.heic": TEXT, "2.cls": b"b",
+        "1.png": PNG, "1.cls": b"a", "1.mask.npy": TEXT, "1.txt": b"a", "2.cr3": TEXT, "2.cls": b"b",
         "3.cls": b"c", "nameless": TEXT, "._4.png": TEXT, "__index__": TEXT,
     }  # fmt: skip
     assert said(open_source(write_tar(tmp_path / "d.tar", members))) == [
         "left out: 1 member without an extension, so that its kind is not known (d.tar: nameless)",
         "left out: 2 samples without an image that is known by its extension (2 of d.tar, the first is "
         "2 with "
-        ".heic, .cls)",
+        ".cr3, .cls)",
         "left out: 2 files whose names are not those of images (1 .mask.npy such as d.tar: 1.mask.npy, "
         "1 .txt "
         "such as d.tar: 1.txt)",
