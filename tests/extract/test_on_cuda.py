@@ -346,7 +346,7 @@ def test_without_dask_the_first_of_several_devices_computes_and_is_named_first(
     assert loaded == [("cuda:0", 1)]
     (said,) = told
     assert said.startswith("computing on cuda:0 alone of 2 CUDA devices: dask.distributed")
-    assert said.endswith("(pip install 'toptune[dask]')")
+    assert said.endswith("(pip install 'toptune[dask]') [TT106]")
 
 
 @pytest.mark.usefixtures("cuda")
@@ -393,5 +393,5 @@ def test_a_worker_whose_device_is_full_does_not_blame_paths(monkeypatch: pytest.
     monkeypatch.setattr(dask_worker, "this_worker", lambda: worker)
     monkeypatch.setattr(dask_worker, "_request", fail)
     order: Any = SimpleNamespace(threads=None)
-    with pytest.raises(DeviceMemoryError, match=r"cuda:1 is full$"):
+    with pytest.raises(DeviceMemoryError, match=r"cuda:1 is full(\n\[TT912\])?$"):
         dask_worker.compute_units(order, [0])

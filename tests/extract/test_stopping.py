@@ -184,7 +184,7 @@ def test_a_signal_ends_the_command_with_3_and_one_line(
     device, asked, said = err.splitlines()
     assert device.startswith("device auto takes ")
     assert asked.startswith(f"{number.name}: ")
-    assert said == "error: stopped with 2 of 3 units stored; the same command resumes"
+    assert said == "error: stopped with 2 of 3 units stored; the same command resumes [TT913]"
     finish(undisturbed, tmp_path / "pets", tmp_path / "s")
 
 
@@ -198,7 +198,7 @@ def test_a_unit_that_takes_longer_than_the_grace_time_is_given_up(
     assert code == 3, err
     # That one unit is stored says that the second was given up; a busy machine takes its time to leave.
     assert time.monotonic() - began < 30
-    assert err.splitlines()[-1] == "error: stopped with 1 of 3 units stored; the same command resumes"
+    assert err.splitlines()[-1] == "error: stopped with 1 of 3 units stored; the same command resumes [TT913]"
     finish(undisturbed, tmp_path / "pets", tmp_path / "s")
 
 

@@ -137,7 +137,7 @@ def test_fixed_size_models_take_another_size() -> None:
         ({"name": "local-dir:nowhere"}, "nowhere does not exist; check the path"),
         (
             {"name": "ftp:x"},
-            "there may be hf-hub, local-dir, random, .*custom, and a name after",
+            "there may be hf-hub, local-dir, random, .*custom, .*and a name after",
         ),
         ({"name": "random:test_vit", "device": "cuda:99"}, "cuda:99.* is not there"),
         ({"name": "random:test_vit", "device": "tpu"}, "hoose one of auto, cpu, cuda"),

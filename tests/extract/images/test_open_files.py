@@ -46,7 +46,7 @@ def odd(tmp_path: Path) -> Path:
     ],
 )
 def test_a_path_that_leads_elsewhere_is_refused_with_what_it_is(odd: Path, name: str, reason: str) -> None:
-    with pytest.raises(UnreadableImageError, match=f"^{reason}$"):
+    with pytest.raises(UnreadableImageError, match=rf"^{reason}(\n\[TT903\])?$"):
         read_regular(odd / f"{name}.png", 100)
 
 

@@ -147,7 +147,7 @@ def test_a_signal_ends_the_command_with_code_3_and_it_resumes(photos: Path, tmp_
     code, err = work.wait(), work.err.read_text()
     assert code == 3, err
     assert "SIGTERM: the epoch at hand is finished if" in err
-    assert err.splitlines()[-1].endswith("the same command resumes")
+    assert err.splitlines()[-1].endswith("the same command resumes [TT913]")
     n_epochs = len(json.loads(state.read_text())["epochs"])
     assert n_epochs >= 1
     # Killed for good, at any moment.
