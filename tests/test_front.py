@@ -75,7 +75,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_error_is_one_sentence_in_a_notebook() -> None:
     """IPython shows what this method returns in the place of a traceback."""
     error = InputError("layers is ''; name at least one")
-    assert error._render_traceback_() == ["InputError: layers is ''; name at least one"]
+    assert error._render_traceback_() == ["InputError: layers is ''; name at least one [TT901]"]
 
 
 def test_long_lists_are_short_in_a_repr() -> None:

@@ -127,8 +127,8 @@ def test_a_head_that_is_dropped_spares_a_backbone_only_if_no_other_head_reads_it
         train(store, dataset="pets", model=model, out=tmp_path / name, **options)
     run = blend([tmp_path / "good", tmp_path / "poor", tmp_path / "other"], out=tmp_path / "blended")
     dropped = {note.split("'")[1]: note for note in run.record.warnings if "weighs nothing" in note}
-    assert dropped["poor"].endswith("predictions are the same without it")
-    assert dropped["other"].endswith("predictions are the same without it and need 1 backbone fewer")
+    assert dropped["poor"].endswith("predictions are the same without it [TT411]")
+    assert dropped["other"].endswith("predictions are the same without it and need 1 backbone fewer [TT411]")
     assert all(note.startswith("head ") for note in dropped.values())
     assert str(run).startswith("late fusion of 1 model: ")
 

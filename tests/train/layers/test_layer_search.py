@@ -185,7 +185,7 @@ def test_classes_that_only_a_sample_leaves_aside_are_said_to_be_of_the_sample(
     drawn, aside = search(cache, search_rows=14).notes
     assert "14 of the 73 training rows" in drawn
     assert aside.startswith("1 rows of 1 classes of this sample took no part in the comparison of layers")
-    assert aside.endswith("raise --search-rows")
+    assert aside.endswith("raise --search-rows [TT312]")
 
 
 def test_test_rows_change_nothing(build: Build, tmp_path: Any) -> None:
