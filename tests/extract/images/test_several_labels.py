@@ -1,6 +1,7 @@
-"""Images with several labels: kept as a column, and said plainly when a head is asked for."""
+"""Images with several labels: kept as a column, learned together, and refused where a head takes one."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,57 +73,101 @@ def test_lists_of_numbers_and_names_with_bars(tmp_path: Path) -> None:
         open_source(tmp_path / "n.parquet")
 
 
+# Every image has its shape's label, and every second one "thing" as well.
+def listed(root: Path, *, split: str = "", own: bool = False, n_without: int = 0) -> Path:
+    """Write ``many.csv``, of which column ``label`` has the shape where `own`, from row `n_without` on."""
+    rows = ["path,label,labels,split"]
+    for place, file in enumerate(sorted((root / "photos").rglob("*.png"))):
+        kind = file.parent.name
+        labels = f"{kind}|thing" if place % 2 else kind
+        label = kind if own and place >= n_without else ""
+        rows.append(f"{file.relative_to(root)},{label},{labels},{split}")
+    (root / "many.csv").write_text("\n".join(rows))
+    return root / "many.csv"
+
+
+@pytest.fixture
+def common(tmp_path: Path) -> tuple[str | Path, ...]:
+    save_shapes(tmp_path / "photos", per_class=6)
+    return ("--store", tmp_path / "store", "--dataset", "many", "--model", MODEL, "--out", tmp_path / "run")
+
+
 @pytest.mark.parametrize("split", ["", "train"])
-def test_training_says_that_its_heads_take_one_label(run_cli: Run, tmp_path: Path, split: str) -> None:
-    photos = save_shapes(tmp_path / "photos", per_class=4)
-    rows = [
-        f"{file.relative_to(tmp_path)},{file.parent.name}|thing,{split}"
-        for file in sorted(photos.rglob("*.png"))
-    ]
-    (tmp_path / "many.csv").write_text("\n".join(["path,labels,split", *rows]))
-    store = tmp_path / "store"
-    assert run_cli("extract", tmp_path / "many.csv", "--model", MODEL, "--store", store)[0] == 0
-    code, _, err = run_cli(
-        "train", "--store", store, "--dataset", "many", "--model", MODEL, "--out", tmp_path / "run"
-    )
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--task", "classification"), ("have several labels", "multilabel is taken", "--label-column")),
+        (("--head", "lda"), ("head 'lda' does not know --task multilabel", "the heads that do are")),
+    ],
+    ids=str,
+)
+def test_what_takes_one_label_an_image_says_so(
+    run_cli: Run,
+    common: tuple[str | Path, ...],
+    tmp_path: Path,
+    split: str,
+    options: tuple[str, ...],
+    words: tuple[str, ...],
+) -> None:
+    extract(listed(tmp_path, split=split), model=MODEL, store=tmp_path / "store")
+    code, _, err = run_cli("train", *common, *options)
     assert code == 2
-    for words in ("12 images with several labels", "take one label an image", "'cross|thing'", "--update"):
-        assert words in " ".join(err.split())
+    for each in words:
+        assert each in " ".join(err.split())
     assert not (tmp_path / "run").exists()
 
 
-def test_the_way_out_that_the_message_names_works(run_cli: Run, tmp_path: Path) -> None:
-    photos = save_shapes(tmp_path / "photos", per_class=6)
-    files = sorted(photos.rglob("*.png"))
-    names = [str(file.relative_to(tmp_path)) for file in files]
-    head, store = "path,label,labels", tmp_path / "store"
-    kinds = [file.parent.name for file in files]
-    (tmp_path / "many.csv").write_text(
-        "\n".join([head, *(f"{a},,{b}|thing" for a, b in zip(names, kinds, strict=True))])
-    )
-    extract(tmp_path / "many.csv", model=MODEL, store=store)
-    (tmp_path / "many.csv").write_text(
-        "\n".join([head, *(f"{a},{b},{b}|thing" for a, b in zip(names, kinds, strict=True))])
-    )
-    assert extract(tmp_path / "many.csv", model=MODEL, store=store, update=True).units_done == 0
-    common = ("--store", store, "--dataset", "many", "--model", MODEL)
-    assert run_cli("train", *common, "--cv", "3", "--out", tmp_path / "run")[0] == 0
+def test_the_way_out_that_the_message_names_works(
+    run_cli: Run, common: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    extract(listed(tmp_path), model=MODEL, store=tmp_path / "store")
+    listed(tmp_path, own=True)
+    assert extract(tmp_path / "many.csv", model=MODEL, store=tmp_path / "store", update=True).units_done == 0
+    one = ("--task", "classification", "--label-column", "label")
+    assert run_cli("train", *common, *one, "--cv", "3")[0] == 0
+    config = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert config["split"]["n_unlabelled"] == 0
+    assert set(config["classes"]) == {"cross", "disc", "square"}
 
 
-def test_where_some_have_one_label_training_goes_on_and_says_so(run_cli: Run, tmp_path: Path) -> None:
-    photos = save_shapes(tmp_path / "photos", per_class=6)
-    rows = [
-        f"{file.relative_to(tmp_path)},{file.parent.name}{'|thing' if file.stem == '000' else ''}"
-        for file in sorted(photos.rglob("*.png"))
-    ]
-    (tmp_path / "some.csv").write_text("\n".join(["path,labels", *rows]))
-    store, run = tmp_path / "store", tmp_path / "run"
-    assert run_cli("extract", tmp_path / "some.csv", "--model", MODEL, "--store", store)[0] == 0
-    common = ("--store", store, "--dataset", "some", "--model", MODEL, "--cv", "3", "--out", run)
-    assert run_cli("train", *common)[0] == 0
-    config = json.loads((run / "run.json").read_text())
-    assert config["split"]["n_unlabelled"] == 3
-    assert any("3 images with several labels" in warning for warning in config["warnings"])
+def test_several_labels_are_learned_without_being_asked_for(
+    run_cli: Run, common: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    extract(listed(tmp_path), model=MODEL, store=tmp_path / "store")
+    code, _, err = run_cli("train", *common, "--cv", "3")
+    assert code == 0
+    assert "task: multilabel, because of the data set's labels" in err
+    config = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert config["task"] == "multilabel"
+    # An image with one label is a row like those with several.
+    assert config["split"]["n_unlabelled"] == 0
+    assert set(config["classes"]) == {"cross", "disc", "square", "thing"}
+
+
+def test_a_label_that_every_image_has_is_refused(
+    run_cli: Run, common: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    csv = listed(tmp_path)
+    text = csv.read_text().replace("|thing", "")
+    csv.write_text(re.sub("(cross|disc|square),$", r"\1|thing,", text, flags=re.MULTILINE))
+    extract(csv, model=MODEL, store=tmp_path / "store")
+    code, _, err = run_cli("train", *common)
+    assert code == 2
+    assert "nothing to learn of such a label" in " ".join(err.split())
+    assert "thing" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_where_some_have_one_label_training_for_one_goes_on_and_says_so(
+    run_cli: Run, common: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    extract(listed(tmp_path, own=True, n_without=3), model=MODEL, store=tmp_path / "store")
+    one = ("--task", "classification", "--label-column", "label")
+    assert run_cli("train", *common, *one, "--cv", "3")[0] == 0
+    config = json.loads((tmp_path / "run" / "run.json").read_text())
+    # Of the rows without a label of their own, row 1 has several; rows 0 and 2 have one, which is the label.
+    assert config["split"]["n_unlabelled"] == 1
+    assert any("1 image with several labels" in warning for warning in config["warnings"])
 
 
 def test_evaluation_of_images_says_so_too(run_cli: Run, tmp_path: Path) -> None:
@@ -138,4 +183,4 @@ def test_evaluation_of_images_says_so_too(run_cli: Run, tmp_path: Path) -> None:
     (tmp_path / "many.csv").write_text("path,labels\nphotos/disc/000.png,disc|thing\n")
     code, _, err = run_cli("evaluate", run, "--data", tmp_path / "many.csv")
     assert code == 2
-    assert "take one label an image" in " ".join(err.split())
+    assert "this head takes one label an image" in " ".join(err.split())
