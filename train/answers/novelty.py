@@ -35,7 +35,9 @@ _CENTER_BYTES, _LEAST_CENTERS = 8 * 2**20, 16
 _WIDTH = 2.0
 # A quantile to three digits needs a thousand rows; more are drawn so that each digit is steady.
 REFERENCE_ROWS = 2000
-_BLOCK_ROWS = 256
+# Values in float64 of the rows that are compared at a time, which are copied a few times. Wide rows
+# beside a fit that has filled its memory limit would pass the limit otherwise.
+_BLOCK_BYTES, _MOST_ROWS = 2 * 2**20, 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,8 +93,9 @@ class Novelty:
             residuals=np.zeros(0),
         )
         values = np.zeros(len(compared))
-        for start in range(0, len(compared), _BLOCK_ROWS):
-            some = slice(start, start + _BLOCK_ROWS)
+        step = _block_rows(d)
+        for start in range(0, len(compared), step):
+            some = slice(start, start + step)
             values[some] = found.residuals_of(ArrayBlocks(np.asarray(blocks.take(compared[some]))))
         # One of equal centers is kept. A center that is dropped is wholly explained by the others.
         kept = centers_at[found._maps.kept[0].numpy()]
@@ -112,7 +115,7 @@ class Novelty:
     def residuals_of(self, blocks: Blocks) -> Values:
         """Return the residuals (n,) of rows (n, d), preprocessed, from 0 to 1."""
         found = np.zeros(blocks.shape[0])
-        for where, values in parts(blocks, _BLOCK_ROWS):
+        for where, values in parts(blocks, _block_rows(blocks.shape[1])):
             rows = torch.from_numpy(np.array(values, dtype=np.float64))
             found[where] = residuals(self._maps, 0, rows).numpy()
         return found
@@ -212,3 +215,8 @@ def joint_quantiles(members: Sequence[Novelty], found: Sequence[Values]) -> Valu
         for own in [member.rows[np.isin(member.rows, shared)]]
     ]
     return np.searchsorted(np.sort(np.mean(of_shared, axis=0)), mean, side="left") / len(shared)
+
+
+def _block_rows(d: int) -> int:
+    """Return the number of rows with d columns that are compared at a time."""
+    return int(np.clip(_BLOCK_BYTES // (8 * d), 1, _MOST_ROWS))

@@ -91,7 +91,8 @@ def with_prior(probabilities: Values, *, trained: Values, given: Values) -> Valu
     --------
     An image that says nothing is of the class that is frequent:
 
-    >>> with_prior(np.array([[0.5, 0.5]]), trained=np.array([0.5, 0.5]), given=np.array([0.9, 0.1])).tolist()
+    >>> even = np.array([[0.5, 0.5]])
+    >>> with_prior(even, trained=np.array([0.5, 0.5]), given=np.array([0.9, 0.1])).round(6).tolist()
     [[0.9, 0.1]]
     """
     changed = np.maximum(probabilities, _LEAST) * (given / trained)

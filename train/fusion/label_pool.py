@@ -5,12 +5,15 @@ a label. All labels share the weights and the temperature, as classes do.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from toptune.train.fusion.pool import Pool, logs_of
-from toptune.train.fusion.weights import LeftOutRows
+
+if TYPE_CHECKING:  # imports torch, which a pool that is only applied does not need
+    from toptune.train.fusion.weights import LeftOutRows
 
 Matrix = npt.NDArray[np.float64]
 
@@ -21,7 +24,7 @@ def pair_logs(probabilities: Matrix) -> Matrix:
     return logs_of(np.stack([1 - flat, flat], axis=1))
 
 
-def pair_rows(probabilities: Sequence[Matrix], truth: Matrix, folds: npt.NDArray[np.int64]) -> LeftOutRows:
+def pair_rows(probabilities: Sequence[Matrix], truth: Matrix, folds: npt.NDArray[np.int64]) -> "LeftOutRows":
     """Return the pairs of left-out rows and known labels, for `toptune.train.fusion.weights.weigh`.
 
     Parameters
@@ -32,6 +35,8 @@ def pair_rows(probabilities: Sequence[Matrix], truth: Matrix, folds: npt.NDArray
         1, 0, or NaN where unknown.
     folds : ndarray of int64, shape (n,)
     """
+    from toptune.train.fusion.weights import LeftOutRows
+
     known = np.isfinite(truth).ravel()
     return LeftOutRows(
         logs=np.stack([pair_logs(each)[known] for each in probabilities]),
