@@ -89,6 +89,8 @@ class _Memory:
 
     home: Stream
     written: tuple[Stream, int]
+    # The thread that took the memory.
+    thread: str
     used: dict[Stream, int] = field(default_factory=dict)
     recorded: set[Stream] = field(default_factory=set)
 
@@ -125,7 +127,8 @@ def _take(address: int, n_bytes: int) -> None:
         _sharing[address] += 1
         if _sharing[address] == 1:
             stream = fake_streams.current()
-            _memory[address] = _Memory(stream, (stream, stream.launched))
+            thread = threading.current_thread().name
+            _memory[address] = _Memory(stream, (stream, stream.launched), thread)
             _counts.live_bytes += n_bytes
             _counts.peak_bytes = max(_counts.peak_bytes, _counts.live_bytes)
 
@@ -151,7 +154,13 @@ def _use(tensors: Sequence["CudaTensor"]) -> None:
     for tensor in tensors:
         if memory := _memory.get(_address(tensor.numbers)):
             if not stream.has_waited_for(*memory.written):
-                raise RuntimeError("a stream uses what another stream computes, and has not waited for it")
+                shared = f"{tuple(tensor.shape)}, {_sharing[_address(tensor.numbers)]} wrappers"
+                threads = f"{threading.current_thread().name}, taken by {memory.thread}"
+                raise RuntimeError(
+                    "a stream uses what another stream computes, and has not waited for it "
+                    f"({shared}; thread {threads}; {len(fake_streams._inside)} streams entered; "
+                    f"uses {stream}, home {memory.home}, written {memory.written})"
+                )
             memory.used[stream] = number
 
 
