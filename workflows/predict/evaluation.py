@@ -28,7 +28,6 @@ from toptune.train.runs.writing import check_out, new_run_folder, write_metrics
 from toptune.train.tasks.choice import TASKS, task_of
 from toptune.train.tasks.names import CLASSIFICATION
 from toptune.train.verdicts.verdicts import is_measured
-from toptune.workflows.predict.asked_evaluation import Seen, Where, score_asked
 from toptune.workflows.predict.classifier import Classifier
 from toptune.workflows.predict.described import describe_asked
 from toptune.workflows.predict.images import ChosenImages
@@ -162,6 +161,9 @@ def evaluate(
     folder = Path(run)
     asks = options.ood is not None or is_measured(RunRecord.of_folder(folder), folder, options.answers)
     if options.data is None and asks:
+        # This imports torch, which only rows that are scored need.
+        from toptune.workflows.predict.asked_evaluation import Where, score_asked
+
         where = Where(store=options.store, dataset=options.dataset, split=options.split, ood=options.ood)
         metrics, tables = score_asked(run, where, options.answers)
     elif options.data is None:
@@ -285,6 +287,8 @@ def _score_images(
         )
     classifier = Classifier.load(run, device=device, model=model, weights=weights)
     rows = list(truth)
+    from toptune.workflows.predict.asked_evaluation import Seen
+
     seen = Seen.of(classifier.network, answers or AnswerOptions(), manifest, rows)
     classifier = Classifier(seen.network)
     failed: dict[str, str] = {}
