@@ -30,7 +30,9 @@ Rows = npt.NDArray[np.int64]
 # More centers hardly tell other images better apart, and are stored in every run.
 CENTERS = 256
 # The centers of a run take no more, however wide its features are; a few are there in any case.
-_CENTER_BYTES, _LEAST_CENTERS = 8 * 2**20, 16
+_CENTER_BYTES, _LEAST_CENTERS = 4 * 2**20, 16
+# The median distance of so many centers, spread over all, is that of all of them; few are copied.
+_MEDIAN_CENTERS = 64
 # Twice the median distance told other data sets apart best, of half, once and twice.
 _WIDTH = 2.0
 # A quantile to three digits needs a thousand rows; more are drawn so that each digit is steady.
@@ -85,10 +87,11 @@ class Novelty:
         centers_at = choose_centers(np.zeros(n, dtype=np.int64), min(most, n - 1), seed=seed)
         compared = choose_centers(np.zeros(n, dtype=np.int64), REFERENCE_ROWS, seed=seed)
         centers = np.asarray(blocks.take(centers_at), dtype=np.float32)
+        spread = centers[:: -(-len(centers) // _MEDIAN_CENTERS)]
         found = cls(
             centers=centers,
             center_rows=rows[centers_at],
-            sigma=_WIDTH * median_distance(torch.from_numpy(centers).double()),
+            sigma=_WIDTH * median_distance(torch.from_numpy(spread).double()),
             rows=rows[compared],
             residuals=np.zeros(0),
         )
