@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toptune.train.answers.class_tree import ClassTree
+from toptune.train.answers.files import ADVICE
 from toptune.train.answers.intervals import LeftOutErrors
 from toptune.train.answers.left_out import LeftOut
 from toptune.train.answers.novelty import Novelty
@@ -15,7 +16,6 @@ from toptune.train.answers.things import LOGS
 from toptune.train.numerics.calibration import softmax
 from toptune.train.passes.training_rows import LeftOutScores
 
-_ADVICE = "copy the run again from where it was made, or train again"
 Rows = npt.NDArray[np.int64]
 
 
@@ -50,13 +50,13 @@ class Kept:
         Errors are those of `LeftOut.read`, `LeftOutErrors.read` and `Novelty.read`.
         """
         said = (
-            LeftOut.read(folder, advice=_ADVICE)
+            LeftOut.read(folder, advice=ADVICE)
             if targets is None
-            else LeftOutErrors.read(folder, targets, advice=_ADVICE)
+            else LeftOutErrors.read(folder, targets, advice=ADVICE)
         )
         return cls(
             left_out=said,
-            novelty=Novelty.read(folder, n_columns=n_columns, advice=_ADVICE),
+            novelty=Novelty.read(folder, n_columns=n_columns, advice=ADVICE),
         )
 
     def changed(self, labeled: Rows, pictured: Rows) -> "Kept":

@@ -10,6 +10,7 @@ from toptune.costs.phases import Phases
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.provenance import provenance
+from toptune.train.answers.files import ADVICE
 from toptune.train.answers.left_out import LeftOut
 from toptune.train.fusion.fused_run import FusedRun, load_run
 from toptune.train.fusion.fusing import Member, score_together_with, shared_notes, write_fused
@@ -132,7 +133,7 @@ def _update_members(
         test_rows=first.run.test_rows,
     )
     manifest = first.after.manifest
-    said = LeftOut.read(old.folder, advice="copy the run again from where it was made, or train again")
+    said = LeftOut.read(old.folder, advice=ADVICE)
     with phases("test"):
         scored = score_together_with(new, members, manifest, new.test_rows)
     return write_fused(

@@ -7,14 +7,13 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.store.features.blocks import Blocks
-from toptune.train.answers.files import NOVELTY
+from toptune.train.answers.files import ADVICE, NOVELTY
 from toptune.train.answers.novelty import Novelty, joint_quantiles
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.runs.run import Run
 from toptune.train.verdicts.verdicts import train_command
 
 Values = npt.NDArray[np.float64]
-_ADVICE = "copy the run again from where it was made, or train again"
 
 
 def novelty_of(run: Run) -> Novelty:
@@ -26,7 +25,7 @@ def novelty_of(run: Run) -> Novelty:
         If the run keeps nothing, with the command that makes one that does.
     """
     run.record.check_files(run.folder, [NOVELTY])
-    found = Novelty.read(run.folder, n_columns=run.preprocessing.n_outputs, advice=_ADVICE)
+    found = Novelty.read(run.folder, n_columns=run.preprocessing.n_outputs, advice=ADVICE)
     if found is None:
         raise InputError(
             f"run {run.folder} keeps no training rows that images could be compared with, as runs did not "

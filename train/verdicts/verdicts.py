@@ -12,7 +12,7 @@ from toptune.errors import InputError
 from toptune.text import counted
 from toptune.train.answers.class_tree import ClassTree
 from toptune.train.answers.conformal import label_sets, rank_of, threshold_of
-from toptune.train.answers.files import CLASS_TREE, LEFT_OUT
+from toptune.train.answers.files import ADVICE, CLASS_TREE, LEFT_OUT
 from toptune.train.answers.intervals import LeftOutErrors
 from toptune.train.answers.left_out import LeftOut
 from toptune.train.answers.options import AnswerOptions
@@ -23,7 +23,6 @@ from toptune.train.runs.record import RunRecord
 from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, REGRESSION
 
 Values = npt.NDArray[np.float64]
-_ADVICE = "copy the run again from where it was made, or train again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +124,9 @@ class Verdicts:
         left_out, errors, prior = None, None, None
         if options.coverage is not None:
             if task_in(record) == REGRESSION:
-                errors = LeftOutErrors.read(folder, classes, advice=_ADVICE)
+                errors = LeftOutErrors.read(folder, classes, advice=ADVICE)
             else:
-                left_out = LeftOut.read(folder, advice=_ADVICE)
+                left_out = LeftOut.read(folder, advice=ADVICE)
             if left_out is None and errors is None:
                 raise InputError(_without_left_out(record, folder), option="coverage")
         if options.prior is not None:
@@ -321,7 +320,7 @@ def _refuse_other_tasks(record: RunRecord, folder: Path, options: AnswerOptions)
 def _tree(folder: Path, classes: Sequence[str], options: AnswerOptions) -> ClassTree | None:
     if options.class_tree is not None:
         return ClassTree.of_file(options.class_tree, classes)
-    tree = ClassTree.read(folder, classes, advice=_ADVICE)
+    tree = ClassTree.read(folder, classes, advice=ADVICE)
     if tree is None and options.back_off is not None:
         raise InputError(
             f"back_off needs a tree of the classes, and {folder} was trained without one; give the file of "
