@@ -195,6 +195,7 @@ class CudaTensor(Tensor):
     """Numbers in main memory that say they lie on ``cuda:0``."""
 
     numbers: Tensor
+    leave: Callable[[], Any]
 
     @staticmethod
     def __new__(cls, numbers: Tensor) -> "CudaTensor":
@@ -204,10 +205,14 @@ class CudaTensor(Tensor):
         made = make(cls, numbers.size(), strides=numbers.stride(), dtype=numbers.dtype, device=CUDA)
         assert isinstance(made, CudaTensor)
         made.numbers = numbers
-        storage = numbers.untyped_storage()
-        _take(storage.data_ptr(), storage.nbytes())
-        weakref.finalize(made, _give_back, storage.data_ptr(), storage.nbytes())
+        made.enter()
         return made
+
+    def enter(self) -> None:
+        """Enter the memory into the books, until the tensor is gone or takes other memory."""
+        storage = self.numbers.untyped_storage()
+        _take(storage.data_ptr(), storage.nbytes())
+        self.leave = weakref.finalize(self, _give_back, storage.data_ptr(), storage.nbytes())
 
     def record_stream(self, stream: Any) -> None:
         if memory := _memory.get(_address(self.numbers)):
@@ -271,6 +276,8 @@ _KNOWN = {
     "size",
     "stride",
 }
+# What gives its first argument other memory: ``tensor.data = other``, and `Tensor.set_`.
+_TAKING_OTHER_MEMORY = {"__set__", "set_"}
 # Functions that may be given tensors of several devices.
 _ACROSS_DEVICES = {"_has_compatible_shallow_copy_type", "new_tensor", "set_", "type_as"}
 
@@ -332,6 +339,11 @@ def _compute(
     wrappers = {id(tensor.numbers): tensor for tensor in on_device}
     with _as_plain():
         result = func(*tree_map(_numbers_of, args), **tree_map(_numbers_of, options))
+        if on_device and name in _TAKING_OTHER_MEMORY:
+            # In this order: the books of memory that stays the same go on.
+            leave = on_device[0].leave
+            on_device[0].enter()
+            leave()
 
         def wrap(value: Any) -> Any:
             if not isinstance(value, Tensor) or isinstance(value, CudaTensor) or not is_wrapped:

@@ -94,6 +94,22 @@ def test_a_stream_cannot_use_what_another_computes_before_it_has_waited(cuda: Co
     assert dict(cuda.waits) == {"item": 1}
 
 
+def test_the_books_follow_a_tensor_into_other_memory(cuda: Counts) -> None:
+    gc.collect()  # what earlier tests left
+    cuda.clear()
+    before = cuda.live_bytes
+    there = torch.ones(100, device="cuda")
+    there.data = torch.ones(300, device="cuda")
+    assert cuda.live_bytes - before == 1200
+    # The memory of 100 numbers is free, and a stream of its own may take it.
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(side):
+        more = [torch.ones(100, device="cuda") for _ in range(20)]
+        assert sum(each.sum().item() for each in more) == 2000
+    del there, more
+    assert cuda.live_bytes == before
+
+
 def test_memory_is_not_given_back_while_another_stream_uses_it() -> None:
     def use_beside() -> None:
         with fake_cuda():
