@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from toptune.train.head2toe.plan import plan_head2toe, softmax_rows
 from toptune.train.head2toe.ranking import Ranking, gram_paths, most_rules, rules_of, softmax_paths
 from toptune.train.head2toe.report import FinalFit, head2toe_report
 from toptune.train.head2toe.selected_blocks import SelectedBlocks
+from toptune.train.numerics.calibration import Temperature
 from toptune.train.rows.grids import grid_of
 from toptune.train.rows.inputs import predict_inputs
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES
@@ -45,11 +46,16 @@ class Head2ToeClassifier(ScoredClassifier):
     without each fold. Columns are taken as they are; the paper divides each layer by its length first (step
     ``l2`` of `toptune.train.fit_preprocessing`).
 
+    Given an indicator matrix of several labels a row, all labels share the columns. A label that is unknown
+    (NaN) in a row has no part in the loss of the final head there; in the ranking by the squared loss and in
+    the comparison the label's mean stands in its place.
+
     Parameters
     ----------
     solver : {"gram", "softmax"}
         Loss of the ranking: the squared loss on centered columns, from second moments without a further pass;
-        or the paper's cross-entropy without intercept, in many passes over the rows.
+        or the paper's cross-entropy without intercept, in many passes over the rows. Of several labels a row,
+        that of a sigmoid for each label.
     selection : {"feature", "layer"}
         Rank columns over all layers together, or keep whole layers by the mean score of their columns.
     fraction : float, sequence of float or None
@@ -85,7 +91,7 @@ class Head2ToeClassifier(ScoredClassifier):
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
-        Labels of the classes, sorted.
+        Labels of the classes, sorted; numbers of the labels where a row may have several.
     columns_ : ndarray of int64, shape (k,)
         Positions of the columns kept, ascending; no other column of a row is used.
     kept_dims_ : ndarray of int64
@@ -99,7 +105,9 @@ class Head2ToeClassifier(ScoredClassifier):
     penalty_ : float
         Penalty of the final head.
     temperature_ : float
-        Probabilities are ``softmax(scores / temperature_)``.
+        Probabilities are ``softmax(scores / temperature_)``; 1 where a row may have several labels.
+    sigmoids_ : Sigmoids or None
+        What turns the scores of several labels a row into probabilities.
     report_ : Head2ToeReport
 
     Raises
@@ -124,6 +132,7 @@ class Head2ToeClassifier(ScoredClassifier):
     ([1, 2], [1, 1])
     """
 
+    takes_values: ClassVar[bool] = True
     coef_: npt.NDArray[np.floating]
     centers_: npt.NDArray[np.floating]
 
@@ -210,7 +219,7 @@ class Head2ToeClassifier(ScoredClassifier):
         comparison = compare(rows, moments, ranking, rules, penalties=penalties)
         seconds["comparison"], clock = time.perf_counter() - clock, time.perf_counter()
         self._keep_columns(ranking, ranking.columns(comparison.rule, None))
-        if self.final == "ridge":
+        if self.final == "ridge" and not given.has_unknown:
             final = self._finish_ridge(moments, comparison, device=given.device)
             left_out: npt.NDArray[np.floating] = comparison.scores
         else:
@@ -248,7 +257,7 @@ class Head2ToeClassifier(ScoredClassifier):
         beta = fit_ridge(moments.without(None), columns, comparison.chosen.penalty)
         self.coef_, self.intercept_ = beta[:-1].T.cpu().numpy(), beta[-1].cpu().numpy()
         self.penalty_ = comparison.chosen.penalty
-        self.temperature_ = comparison.chosen.temperature or 1.0
+        self.temperature_, self.sigmoids_ = comparison.chosen.temperature or 1.0, comparison.sigmoids
         return FinalFit(
             name=self.final,
             penalty=self.penalty_,
@@ -269,10 +278,11 @@ class Head2ToeClassifier(ScoredClassifier):
             class_weight = {code: class_weight.get(name, 1.0) for code, name in enumerate(names)}
         final = fit_final(
             self.final, given.rows, lambda fold: ranking.columns(comparison.rule, fold), ranking.layers,
-            unit_norm=self.unit_norm, class_weight=class_weight, groups=given.groups,
+            unit_norm=self.divides, class_weight=class_weight, groups=given.groups,
             options={
                 "cv": self.cv, "random_state": given.seed, "device": self.device,
                 "memory_limit_bytes": self.memory_limit_bytes,
+                **({"penalty": comparison.chosen.penalty} if self.final == "ridge" else {}),
             },
         )  # fmt: skip
         fitted = final.estimator
@@ -281,13 +291,15 @@ class Head2ToeClassifier(ScoredClassifier):
         else:
             self.coef_ = fitted.coef_
         self.intercept_, self.penalty_ = fitted.intercept_, fitted.penalty_
-        self.temperature_ = final.calibrated.value
+        calibrated = final.calibrated
+        self.temperature_ = calibrated.value if isinstance(calibrated, Temperature) else 1.0
+        self.sigmoids_ = None if isinstance(calibrated, Temperature) else calibrated
         told = FinalFit(
             name=self.final,
             penalty=self.penalty_,
             sigma=self.sigma_,
             temperature=self.temperature_,
-            left_out=(final.accuracy, final.calibrated.log_loss),
+            left_out=(final.accuracy, calibrated.log_loss),
             warnings=fitted.report_.warnings,
         )
         return told, final.scores
@@ -301,7 +313,12 @@ class Head2ToeClassifier(ScoredClassifier):
     @property
     def divided_dims(self) -> list[int] | None:
         """Columns kept of each layer, where the final head takes each layer divided by its length."""
-        return self.kept_dims_.tolist() if self.unit_norm and self.final != "ridge" else None
+        return self.kept_dims_.tolist() if self.divides else None
+
+    @property
+    def divides(self) -> bool:
+        """Whether the final head takes what is kept of each layer divided by its length."""
+        return self.unit_norm and self.final != "ridge"
 
     def on_kept(self) -> "Head2ToeClassifier":
         """Return the same fitted classifier for rows that have only the columns kept."""

@@ -16,7 +16,8 @@ from toptune.errors import NumericalError
 from toptune.train.head2toe.fold_moments import Finalist, Fit, FoldMoments
 from toptune.train.head2toe.moments import Moments
 from toptune.train.head2toe.ranking import Ranking, Rule
-from toptune.train.numerics.calibration import fit_temperature
+from toptune.train.numerics.calibration import Temperature
+from toptune.train.numerics.sigmoids import Sigmoids
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES
 from toptune.train.solvers.selection import Candidate, choose_candidate
@@ -40,6 +41,8 @@ class Comparison:
         given.
     scores : ndarray of float32, shape (n_kept, n_classes)
         Left-out scores of `TrainingRows.calibration_rows` by the chosen candidate.
+    sigmoids : Sigmoids or None
+        What calibrates the scores of several labels a row; None where a row has one class.
     """
 
     rules: list[Rule]
@@ -47,6 +50,7 @@ class Comparison:
     chosen: Candidate
     relative_penalty: float | None
     scores: npt.NDArray[np.float32]
+    sigmoids: Sigmoids | None = None
 
     @property
     def rule(self) -> Rule:
@@ -87,8 +91,8 @@ def compare(
     finalists: dict[int, Finalist] = {}
     for at, rule in enumerate(rules):
         columns = [ranking.columns(rule, fold) for fold in range(rows.n_folds)]
-        fits = _left_out(rows, moments.ridge(columns, is_relative=penalties is None), grid, errors[at])
-        finalists[at] = Finalist(columns, fits)
+        ridge = moments.ridge(columns, is_relative=penalties is None)
+        finalists[at] = Finalist(columns, _left_out(rows, ridge, grid, errors[at]))
         # Fits take memory: only those of rules that may still become finalists are kept.
         finalists = {each: finalists[each] for each in _best_rules(errors, rules) if each in finalists}
     totals = errors.sum(axis=2) / rows.validated_weights.sum()
@@ -112,23 +116,26 @@ def compare(
         ]
     places = [at * len(grid) + _best(errors[at]) for at in finalists]
     left, known = moments.left_out(list(finalists.values()))
-    for place, result in zip(places, left, strict=True):
-        fitted = fit_temperature(result.scores, rows.codes[known], rows.weights[known])
+    fits = [rows.calibration(result.scores, known) for result in left]
+    for place, result, fitted in zip(places, left, fits, strict=True):
+        assert fitted is not None, "classes and labels are calibrated"
         table[place] = replace(
             table[place],
             accuracy=result.correct / float(rows.validated_weights.sum()),
             log_loss=fitted.log_loss,
-            temperature=fitted.value,
+            temperature=fitted.value if isinstance(fitted, Temperature) else None,
         )
     winner = choose_candidate([table[place] for place in places], n=rows.n_validated)
     place = table.index(winner)
     table[place] = replace(winner, is_chosen=True)
+    fitted = fits[places.index(place)]
     return Comparison(
         rules=list(rules),
         table=table,
         chosen=table[place],
         relative_penalty=grid[place % len(grid)] if penalties is None else None,
         scores=left[places.index(place)].scores,
+        sigmoids=fitted if isinstance(fitted, Sigmoids) else None,
     )
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from toptune.train.head2toe.columns import Columns
 from toptune.train.head2toe.fold_moments import Finalist, Fit, SubsetSums, Trials
 from toptune.train.head2toe.moments import Moments, RowMoments, solve_shifted
+from toptune.train.passes.passes import share_right
 from toptune.train.passes.sums import FoldSums
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows, batches
 
@@ -70,7 +70,7 @@ class HeldFolds:
     values : Tensor, shape (d, n)
         The data, transposed and centered: one column of the data per row; data rows are ordered by fold.
     targets : Tensor, shape (n, n_classes)
-        One-hot targets.
+        One-hot targets; of several labels 0 and 1, with the label's mean for what is unknown.
     weights : Tensor, shape (n,)
     bounds : list of (int, int)
         First row of each fold, and the row after its last. Rows that take no part in cross-validation come
@@ -100,7 +100,7 @@ class HeldFolds:
         read = torch.empty(rows.blocks.shape, dtype=torch.float64, device=device)
         for where, block in batches(rows, block_rows=block_rows, dtype=torch.float64, device=device):
             read[place[where]] = block
-        targets = one_hot(torch.from_numpy(rows.codes[order]), rows.n_classes).double().to(device)
+        targets = rows.targets_of(order).to(device)
         weights = torch.from_numpy(rows.weights[order]).to(device)
         center = (weights / weights.sum()) @ read
         values = (read - center).T.contiguous()
@@ -156,6 +156,7 @@ class HeldFolds:
         k, n_folds = len(some), len(self.bounds)
         gram = some.new_empty((n_folds, k + 1, k + 1))
         cross = some.new_empty((n_folds, k + 1, self.targets.shape[1]))
+        square = some.new_empty(n_folds)
         for fold, (start, stop) in enumerate(self.bounds):
             part, weights = some[:, start:stop], self.weights[start:stop]
             scaled = part * weights
@@ -164,7 +165,8 @@ class HeldFolds:
             gram[fold, -1, -1] = weights.sum()
             cross[fold, :-1] = scaled @ self.targets[start:stop]
             cross[fold, -1] = weights @ self.targets[start:stop]
-        return FoldSums(gram=gram, cross=cross, square=gram[:, -1, -1])
+            square[fold] = weights @ self.targets[start:stop].square().sum(dim=1)
+        return FoldSums(gram=gram, cross=cross, square=square)
 
     def _by_kernel(
         self, fold: int, columns: Columns, penalties: Sequence[float], is_relative: bool
@@ -197,17 +199,22 @@ class HeldFolds:
     def left_out(self, finalists: Sequence[Finalist]) -> tuple[list[OutOfFold], npt.NDArray[np.int64]]:
         kept = self.rows.calibration_rows()
         n = self.bounds[-1][1]
-        targets, weights = self.targets[:n], self.weights[:n]
+        targets = self.rows.known_targets(self.order[:n]).to(self.targets.device)
+        weights = self.weights[:n]
         results = []
         for finalist in finalists:
             scores = torch.cat([finalist.fits[fold] for fold in sorted(finalist.fits)])
-            hits = scores.argmax(dim=1) == targets.argmax(dim=1)
+            if self.rows.have_labels:
+                hits = share_right(scores, targets)
+            else:
+                hits = (scores.argmax(dim=1) == targets.argmax(dim=1)).double()
             in_order = np.empty((self.rows.n, scores.shape[1]), np.float32)
             in_order[self.order[:n]] = scores.cpu().numpy()
             results.append(
                 OutOfFold(
-                    correct=float(weights @ hits.double()),
-                    squared_error=float(weights @ (targets - scores).square_().sum(dim=1)),
+                    correct=float(weights @ hits),
+                    # No score is wrong where a label is unknown, NaN.
+                    squared_error=float(weights @ (targets - scores).square_().nansum(dim=1)),
                     scores=in_order[kept],
                 )
             )

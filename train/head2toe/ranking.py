@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from toptune.train.head2toe.columns import Columns, Layers, choose_columns, kept_count
+from toptune.train.head2toe.cross_entropy import Batch
 from toptune.train.head2toe.fold_moments import FoldMoments
 from toptune.train.head2toe.gram_path import largest_penalty, squared_path
-from toptune.train.head2toe.softmax_path import Batch, softmax_path
+from toptune.train.head2toe.softmax_path import softmax_path
 from toptune.train.numerics.group_lasso import PathPoint
 from toptune.train.passes.training_rows import TrainingRows, batches
 

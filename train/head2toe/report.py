@@ -10,6 +10,7 @@ from toptune.train.head2toe.cross_validation import Comparison
 from toptune.train.head2toe.plan import Plan
 from toptune.train.head2toe.ranking import Ranking, Rule
 from toptune.train.passes.training_rows import TrainingRows
+from toptune.train.solvers.one_pass import SOFTMAX, calibration_of
 from toptune.train.solvers.selection import Candidate, edge_notes, numerical_notes
 
 
@@ -159,7 +160,7 @@ class Head2ToeReport:
     peak_bytes: int
     plan: Plan
     seconds: dict[str, float]
-    calibration: str = "softmax of scores with one temperature fitted out of fold"
+    calibration: str = SOFTMAX
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able mapping."""
@@ -232,6 +233,7 @@ def head2toe_report(
         peak_bytes=plan.peak_bytes,
         plan=plan,
         seconds=seconds,
+        calibration=calibration_of(rows),
     )
 
 

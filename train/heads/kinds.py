@@ -253,6 +253,7 @@ _HEAD2TOE = HeadKind(
     ),
     parameters=("solver", "selection", "fraction", "group_penalty", "final", "penalty", "unit_norm"),
     options=("penalty",),
+    tasks=(CLASSIFICATION, MULTILABEL),
     preprocessing="l2",
     scores_module=f"{_MODULES}:Head2ToeScores",
 )

@@ -235,7 +235,7 @@ def predict_left_out(
                         if codes is not None:
                             found[at].correct += w @ (mine.argmax(dim=1) == codes[some]).double()
                         elif rows.have_labels:
-                            found[at].correct += w @ _share_right(mine, targets)
+                            found[at].correct += w @ share_right(mine, targets)
                         # No score is wrong where a label is unknown, NaN.
                         found[at].squared_error += w @ (targets - mine).square_().nansum(dim=1)
                         found[at].scores[first:last] = mine[local]
@@ -266,7 +266,7 @@ class _Found:
         )
 
 
-def _share_right(scores: Tensor, targets: Tensor) -> Tensor:
+def share_right(scores: Tensor, targets: Tensor) -> Tensor:
     """Return the share (b,) of the known labels of each row that scores (b, n_labels) above a half decide."""
     is_known = torch.isfinite(targets)
     is_right = ((scores > 0.5) == (targets > 0.5)) & is_known

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression, MultiTaskLasso
 from torch import Tensor
 
 from toptune.store import ArrayBlocks
-from toptune.train.head2toe import softmax_path as softmax_module
+from toptune.train.head2toe.cross_entropy import ClassLoss
 from toptune.train.head2toe.gram_path import largest_penalty, squared_path
 from toptune.train.head2toe.moments import GramMoments, RowMoments
 from toptune.train.head2toe.softmax_path import softmax_path
@@ -157,7 +157,7 @@ def test_the_softmax_gradient_is_that_of_the_loss() -> None:
     X, codes, weights = problem()
     rows = training_rows(X, codes, weights)
     read = list(batches(rows, block_rows=40, dtype=torch.float64, device=torch.device("cpu")))
-    shares = softmax_module._problem_weights(rows)
+    of_classes = ClassLoss(rows)
     for at, left_out in enumerate((0, 1, None)):
         kept = np.ones(N, dtype=bool) if left_out is None else rows.folds != left_out
 
@@ -167,7 +167,7 @@ def test_the_softmax_gradient_is_that_of_the_loss() -> None:
 
         def ours(flat: Matrix, at: int = at) -> tuple[float, Matrix]:
             W = torch.tensor(flat.reshape(1, D, K))
-            losses, gradients = softmax_module._pass(rows, read, shares[:, [at]], W)
+            losses, gradients = of_classes.evaluate(read, [at], W)
             return float(losses[0]), gradients[0].numpy().ravel()
 
         for scale in (0.0, 0.3):

@@ -51,7 +51,9 @@ def made(build: Build, texts: list[Any] | None = None, **options: Any) -> None:
     build(labels=labels, features=features, extra={"labels": texts}, **options)
 
 
-@pytest.mark.parametrize("head", ["ridge", "falkon", "falkon-logistic", "logistic", "knn", "forest"])
+@pytest.mark.parametrize(
+    "head", ["ridge", "falkon", "falkon-logistic", "logistic", "knn", "forest", "head2toe"]
+)
 def test_the_task_is_taken_by_itself(build: Build, tmp_path: Path, head: str) -> None:
     made(build)
     run = train(tmp_path / "store", dataset="pets", out=tmp_path / "run", head=head)
@@ -186,7 +188,9 @@ def test_thresholds_follow_their_rule(build: Build, tmp_path: Path) -> None:
     assert (high > low).any()
 
 
-@pytest.mark.parametrize("head", ["ridge", "falkon", "falkon-logistic", "logistic", "knn", "forest"])
+@pytest.mark.parametrize(
+    "head", ["ridge", "falkon", "falkon-logistic", "logistic", "knn", "forest", "head2toe"]
+)
 def test_unknown_labels_are_no_absent_labels(head: str) -> None:
     """Half of the rows with a label do not say so: what is known of them still counts."""
     rng = np.random.default_rng(1)

@@ -122,7 +122,7 @@ def test_outputs_are_the_numbers_of_a_regression(name: str, params: dict[str, An
     assert bool((numbers == numbers.round()).all()) == ordinal
 
 
-@pytest.mark.parametrize("name", ["falkon", "ridge"])
+@pytest.mark.parametrize("name", ["falkon", "ridge", "head2toe"])
 def test_sigmoid_of_logits_are_the_probabilities_of_labels(name: str) -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 8)).astype(np.float32)
