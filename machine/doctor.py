@@ -12,22 +12,23 @@ from toptune.machine.devices import choose_device, has_fast_bf16, resolve_precis
 from toptune.machine.memory import memory_limit_bytes
 
 PACKAGES = ("toptune", "torch", "torchvision", "timm", "zarr", "scikit-learn", "skops", "pyarrow", "pillow")
-# One of the packages that each extra installs: whether the extra is there is told by this package.
+# The packages that each extra installs. One of them is not the extra: tifffile alone reads no LZW.
 EXTRAS = {
-    "co2": "codecarbon",
-    "dask": "distributed",
-    "dicom": "pydicom",
-    "export": "onnxruntime",
-    "faiss": "faiss-cpu",
-    "gpu": "nvidia-ml-py",
-    "heif": "pillow-heif",
-    "jobqueue": "dask-jobqueue",
-    "open-clip": "open-clip-torch",
-    "s3": "obstore",
-    "tiff": "tifffile",
-    "transformers": "transformers",
-    "umap": "umap-learn",
+    "co2": ("codecarbon",),
+    "dask": ("dask", "distributed"),
+    "dicom": ("pydicom",),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
+    "faiss": ("faiss-cpu",),
+    "gpu": ("nvidia-ml-py",),
+    "heif": ("pillow-heif",),
+    "jobqueue": ("dask", "dask-jobqueue", "distributed"),
+    "open-clip": ("open-clip-torch",),
+    "s3": ("obstore",),
+    "tiff": ("imagecodecs", "tifffile"),
+    "transformers": ("transformers",),
+    "umap": ("umap-learn",),
 }
+_NOT_INSTALLED = "not installed"
 
 
 def examine_machine() -> dict[str, str]:
@@ -42,7 +43,7 @@ def examine_machine() -> dict[str, str]:
     facts |= {name: installed_version(name) for name in PACKAGES}
     # A job or a container may have fewer cores than the machine; the cores that this process may use count.
     facts["cpu cores"] = str(usable_cores())
-    facts |= {f"extra {extra}": installed_version(name) for extra, name in EXTRAS.items()}
+    facts |= {f"extra {extra}": extra_of(extra) for extra in EXTRAS}
     facts["memory limit"] = f"{memory_limit_bytes() / 2**30:.1f} GiB for training, by default"
     facts["cpu arithmetic"] = torch.backends.cpu.get_cpu_capability()
     facts["precision auto"] = f"{'bf16' if has_fast_bf16() else 'fp32'} on the CPU"
@@ -62,7 +63,14 @@ def installed_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return _NOT_INSTALLED
+
+
+def extra_of(extra: str) -> str:
+    """Return the packages of an extra with their versions and, where one is absent, how to get it."""
+    found = [f"{name} {installed_version(name)}" for name in EXTRAS[extra]]
+    is_whole = not any(each.endswith(_NOT_INSTALLED) for each in found)
+    return ", ".join(found) + ("" if is_whole else f"; pip install 'toptune[{extra}]'")
 
 
 def cuda_devices() -> str:
