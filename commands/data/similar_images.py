@@ -16,7 +16,7 @@ from toptune.commands.options.common import (
 from toptune.commands.options.help import Choice, Command, examples
 from toptune.commands.options.parsing import ExistingPath
 from toptune.commands.options.printing import report_failures, show
-from toptune.commands.options.training import DATASET, DATASET_VERSION, MEMORY_LIMIT, MODEL
+from toptune.commands.options.training import DATASET, DATASET_VERSION, MEMORY_LIMIT
 
 
 @click.command(
@@ -40,7 +40,11 @@ from toptune.commands.options.training import DATASET, DATASET_VERSION, MEMORY_L
     help="RUN of a kernel head: tell the training images that carried its predictions, with their shares.",
 )
 @DATASET
-@MODEL
+@click.option(
+    "--model",
+    help="Model, as it was given to extract; by default the only one of the data set. Of a run, where its "
+    "backbone is now.",
+)
 @click.option(
     "--id",
     "ids",

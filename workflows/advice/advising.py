@@ -7,6 +7,7 @@ from typing import Unpack
 
 from toptune.costs.phases import Phases
 from toptune.errors import InputError, StoreError
+from toptune.extract.backbone.model_name import check_is_timm
 from toptune.extract.extraction import extract
 from toptune.extract.images.remarks import each_said_once
 from toptune.extract.images.source import ImageData
@@ -93,6 +94,8 @@ def advise(
     ('stay-frozen', 'few images')
     """
     asked = options_of(AdviceOptions, arguments, call="advise")
+    # Half of the advice is a fine-tuning.
+    check_is_timm(model)
     session = _Session(asked, Phases(progress))
     # Errors in the rows show before anything is extracted.
     source = open_source(data, label_column=asked.rows.label_column)

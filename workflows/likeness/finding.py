@@ -13,6 +13,7 @@ import numpy.typing as npt
 from toptune.costs.meter import CostMeter
 from toptune.errors import InputError
 from toptune.extract.backbone.backbone import Backbone
+from toptune.extract.backbone.libraries.named_code import names_code
 from toptune.extract.backbone.taps import TapArray
 from toptune.extract.pipeline.features_of import Values, features_of
 from toptune.machine.devices import device_of, resolve_device, settle_head_device
@@ -64,8 +65,8 @@ def similar(
     store : path or FeatureStore, optional
         The store; of a run, by default the one that the run was trained from.
     dataset, model : str, optional
-        Names of the data set and of the model; by default the only ones of the store. A run has its model,
-        and by default its data set.
+        Names of the data set and of the model; by default the only ones of the store. A run has its data set
+        by default, and `model` says where its backbone is now, as for `Classifier.load`.
     ids : sequence of str
         Images of the data set, whose stored features are taken.
     run : path, optional
@@ -179,6 +180,8 @@ def _of_store(
 ) -> Similarity:
     """Find the nearest stored images."""
     options = given.options
+    # Code is run by the name that the user gives it, and by no name that the store has.
+    named_code = model if model is not None and names_code(model) else None
     dataset, model = only_features(store, dataset=dataset, model=model)
     features = store.features(model, dataset, version=options.dataset_version)
     features.mark_used()
@@ -188,7 +191,7 @@ def _of_store(
     own_rows = given.rows_in(features)
     values: dict[int, Features] = {}
     if given.names:
-        backbone = _backbone_of(features, model, device=str(resolve_device(options.device)))
+        backbone = _backbone_of(features, model, named=named_code, device=str(resolve_device(options.device)))
 
         def rounded(outputs: Sequence[Values]) -> Features:
             # Stored values went through the type of the store, and equal images must have equal features.
@@ -261,7 +264,7 @@ def _likes(features: StoredFeatures, rows: npt.NDArray[np.int64], cosines: Featu
     )
 
 
-def _backbone_of(features: ModelFeatures, model: str, *, device: str) -> Backbone:
+def _backbone_of(features: ModelFeatures, model: str, *, named: str | None, device: str) -> Backbone:
     """Load the backbone by which features were made."""
     source = RunSource(
         name="",
@@ -275,7 +278,7 @@ def _backbone_of(features: ModelFeatures, model: str, *, device: str) -> Backbon
             f"the features of {model} were imported: there is no backbone to make them from images; name "
             "images of the data set (--id)"
         )
-    return loaded_backbone(source, Path(features.name), device=device)
+    return loaded_backbone(source, Path(features.name), device=device, model=named)
 
 
 def _of_run(
@@ -289,9 +292,15 @@ def _of_run(
 ) -> Similarity:
     """Find the training images that carried the predictions of a run."""
     options = given.options
-    for name, value in (("model", model), ("layers", options.layers), ("pooling", options.pooling)):
+    for name, value in (("layers", options.layers), ("pooling", options.pooling)):
         if value is not None:
             raise InputError(f"{name} is {value!r}, but a run has its own; leave it out", option=name)
+    if model is not None and not given.names:
+        raise InputError(
+            f"model is {model!r}, the place of the backbone of a run, and ids of stored images need none; "
+            "leave it out",
+            option="model",
+        )
     device = str(resolve_device(options.device))
     run = load_run(folder, device="cpu" if device == "mps" else device)
     if isinstance(run, FusedRun):
@@ -324,7 +333,7 @@ def _of_run(
             taken = features.blocks(arrays, wanted).take(range(len(wanted))).astype(np.float32)
             values = {at: taken[wanted.index(row)] for at, row in rows.items()}
     if given.names:
-        network = FrozenNetwork.of_run(run, device=device)
+        network = FrozenNetwork.of_run(run, device=device, model=model)
         values |= given.features_of_files(network.wanted, network.rounded)
     found: dict[int, Likeness] = {}
     notes: tuple[str, ...] = ()

@@ -311,7 +311,7 @@ def _backbone(options: Keywords, name: str, folder: Path, file: Path) -> dict[st
             "`models: [names]` of two others or more in place of `model`, or leave fusion out"
         )
     model = _kind(options.get("model", name), str, f"models: {name}", file)
-    refuse_unnamed_code(model, where=f"study {file}: models: {name}")
+    refuse_unnamed_code(model, where=f"study {file}: models: {name}", has_option=False)
     kind, _, path = model.partition(":")
     # Only paths hold variables. The name of a repository goes to a server, and must not carry a secret there.
     if kind == "local-dir" or is_path(model):

@@ -23,7 +23,7 @@ def names_code(name: str) -> bool:
     return _NAMED.match(name) is not None
 
 
-def refuse_unnamed_code(name: str, *, where: str) -> None:
+def refuse_unnamed_code(name: str, *, where: str, has_option: bool = True) -> None:
     """Refuse code that a record or a study file names, unless the user of this process trusts it by its name.
 
     Parameters
@@ -32,6 +32,8 @@ def refuse_unnamed_code(name: str, *, where: str) -> None:
         The model's name, as a record has it.
     where : str
         What names it, for the message.
+    has_option : bool
+        Whether ``--model`` names the network instead; a study has no such option.
 
     Raises
     ------
@@ -40,9 +42,10 @@ def refuse_unnamed_code(name: str, *, where: str) -> None:
     """
     trusted = [each.strip() for each in os.environ.get(TRUSTED, "").split(",")]
     if names_code(name) and name not in trusted:
+        yourself = f"with --model {name}, or " if has_option else ""
         raise InputError(
             f"{where} names code as its backbone, {name!r}, and code that a file names is not run; where you "
-            f"trust it, name it yourself with --model {name}, or in the variable {TRUSTED}",
+            f"trust it, name it yourself {yourself}in the variable {TRUSTED}",
             option="model",
         )
 

@@ -13,7 +13,7 @@ from toptune.extract import extract, list_taps, load_backbone
 from toptune.extract.backbone.model_name import parse_model_name
 from toptune.store import FeatureStore, InputError
 from toptune.train import train
-from toptune.workflows import Classifier
+from toptune.workflows import Classifier, similar
 
 Run = Callable[..., tuple[int, str, str]]
 CODE = """
@@ -201,4 +201,31 @@ def test_a_study_that_names_code_is_refused(tmp_path: Path, folder: Path, run_cl
     (tmp_path / "study.yaml").write_text(text)
     code, _, err = run_cli("study", str(tmp_path / "study.yaml"))
     assert code == 2
-    assert "names code as its backbone" in err
+    # A study has no --model that could name it.
+    assert "name it yourself in the variable TOPTUNE_TRUSTED_CODE" in err
+
+
+def test_images_like_given_ones_are_found_by_code_that_the_user_names(tmp_path: Path, module: str) -> None:
+    photos, name, store = save_shapes(tmp_path / "photos"), f"{module}:make", tmp_path / "store"
+    extract(photos, model=name, store=store)
+    image = next(photos.rglob("*.png"))
+    with pytest.raises(InputError, match="code that a file names is not run"):
+        similar(image, store=store, dataset="photos")
+    (found,) = similar(image, store=store, dataset="photos", model=name, k=1).images
+    assert found.found[0].value == pytest.approx(1)
+    train(store, dataset="photos", model=name, out=tmp_path / "run", cv=3, head="falkon", n_centers=9)
+    with pytest.raises(InputError, match=f"name it yourself with --model {name}"):
+        similar(image, run=tmp_path / "run")
+    (found,) = similar(image, run=tmp_path / "run", model=name, k=1).images
+    assert found.predicted == Classifier.load(tmp_path / "run", model=name).predict(image)[0].label
+    with pytest.raises(InputError, match="ids of stored images need none; leave it out"):
+        similar(ids=["a"], run=tmp_path / "run", model=name)
+
+
+def test_advice_on_a_network_that_is_not_fine_tuned_is_refused_at_once(
+    tmp_path: Path, module: str, run_cli: Run
+) -> None:
+    photos = save_shapes(tmp_path / "photos")
+    code, _, err = run_cli("advise", str(photos), "--model", f"{module}:make", "--store", f"{tmp_path}/s")
+    assert (code, "is a network of custom, and fine-tuning" in err) == (2, True)
+    assert not (tmp_path / "s").exists()
