@@ -1,6 +1,7 @@
 """``transformers:NAME``: vision networks of transformers, with the image processor beside them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +36,8 @@ def build(
         raise _unreadable(identifier, error) from error
     tower = getattr(config, "vision_config", None)
     if config.model_type == "timm_wrapper":
-        raise InputError(f"{identifier} is a model of timm; give hf-hub:{identifier}", option="model")
+        prefix = "local-dir" if Path(identifier).is_absolute() else "hf-hub"
+        raise InputError(f"{identifier} is a model of timm; give {prefix}:{identifier}", option="model")
     whole = _random(library, config) if is_random else _loaded(library, identifier, config)
     module = whole
     if tower is not None:

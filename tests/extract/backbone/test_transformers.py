@@ -191,3 +191,11 @@ def test_untrained_weights_come_from_a_fixed_seed(tmp_path: Path) -> None:
     first: Backbone = load_backbone(name)
     assert load_backbone(name).recipe == first.recipe
     assert first.recipe.weights != load_backbone(f"transformers:{tmp_path}").recipe.weights
+
+
+def test_a_model_of_timm_is_sent_to_its_own_door(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "timm_wrapper", "architecture": "resnet10t", "num_classes": 0}'
+    )
+    with pytest.raises(InputError, match=f"is a model of timm; give local-dir:{tmp_path}"):
+        load_backbone(f"transformers:{tmp_path}")
