@@ -8,6 +8,7 @@ from toptune.errors import InputError
 from toptune.extract.backbone.model_name import parse_model_name
 from toptune.extract.sources.opening import find_place
 from toptune.options import choices, option_names, options_of
+from toptune.store.arrays.stored_layers import refuse_words_of_extract
 from toptune.store.files.writing import check_writable
 from toptune.train.heads.kind import PREFIX, is_path
 from toptune.train.heads.kinds import check_head, refuse_task
@@ -64,6 +65,8 @@ def check_options(study: Study) -> None:
         with _naming(study, f"heads: {name}"):
             _check_head(options, study.path)
             _check_layers(options.get("layers"), study)
+    with _naming(study, "layers"):
+        _check_layers(study.layers, study)
     for name, options in study.finetune.items():
         with _naming(study, f"finetune: {name}"):
             given = {key: value for key, value in options.items() if key != "only"}
@@ -146,7 +149,10 @@ def _checked_task(options: Keywords) -> str:
 
 
 def _check_layers(layers: object, study: Study) -> None:
-    """Refuse layers by model of a model that the study does not have."""
+    """Refuse words that say what to extract, and layers by model of a model that the study does not have."""
+    for each in layers.values() if isinstance(layers, Mapping) else [layers]:
+        words = each if isinstance(each, list | tuple) else [each]
+        refuse_words_of_extract(",".join(word for word in words if isinstance(word, str)).split(","))
     for name in layers if isinstance(layers, Mapping) else ():
         if name != OTHER_MODELS and name not in study.backbones:
             raise InputError(

@@ -321,6 +321,11 @@ def test_what_trainings_note_is_said_at_the_end(run_cli: Run, tmp_path: Path) ->
             "heads: ridge: layers names model 'glyps'.*did you mean 'glyphs'",
         ),
         (
+            {"heads": {"ridge": {"layers": {"*": "upper"}}}},
+            "heads: ridge: layers has 'upper', a word of toptune",
+        ),
+        ({"layers": ["last", "upper"]}, "small.yaml: layers: layers has 'upper', a word of toptune extract"),
+        (
             {"models": BOTH | {"both": {"models": ["glyphs", "other"]}}, "finetune": {"full": {}}},
             "finetune 'full' .*'both', which are several models; .*only: {models: .glyphs, other.}",
         ),
