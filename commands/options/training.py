@@ -202,7 +202,7 @@ MEMORY_LIMIT = click.option(
     "projected peak is above is refused. By default half of the machine's memory, and 85 % of what is free "
     "on the GPU.",
 )
-TASK = together(
+LEARNED = together(
     click.option(
         "--task",
         type=Choice(TASK_NAMES),
@@ -221,6 +221,9 @@ TASK = together(
         is_flag=True,
         help="Leave out images whose --target is missing or infinite, instead of refusing them.",
     ),
+)
+TASK = together(
+    LEARNED,
     click.option(
         "--ordinal",
         is_flag=True,

@@ -14,6 +14,7 @@ from toptune.commands.options.training import (
     COMPARED,
     DATASET,
     DATASET_VERSION,
+    LEARNED,
     PARAMS,
     SEED,
     SEVERAL_MODELS,
@@ -77,6 +78,7 @@ COMPARED_MODELS = together(
 @SPREADSHEET_SAFE
 @JSON
 @DATASET_VERSION
+@LEARNED
 @COMPARED
 def layers_report(root: str, as_json: bool, **options: Any) -> None:
     """Report how well each stored layer and pooling does.
@@ -84,7 +86,7 @@ def layers_report(root: str, as_json: bool, **options: Any) -> None:
     The report also says which layers to train on. They are compared by cross-validation on the training
     images: each alone, cumulative from either end, and greedily chosen; of several --model, the layers of all
     stand side by side, as with --fusion join. The options of train say which images
-    are trained on.
+    are trained on, and --task and --target what a head learns.
     """
     from toptune.train import report_layers
 

@@ -9,8 +9,11 @@ import numpy as np
 
 from toptune.store.files.writing import csv_text, write_text
 from toptune.train.solvers.selection import choose
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL, REGRESSION
 
 LAYER_SEARCH = "layer_search.csv"
+# What the leading figure of a search is called, by the task.
+FIGURES = {CLASSIFICATION: "accuracy", MULTILABEL: "accuracy of labels", REGRESSION: "R2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +32,22 @@ class LayerChoice:
     relative_penalty : float
         Chosen penalty of ridge regression, in units of the total variance of the columns.
     squared_error : float
-        Left-out squared error of one-hot targets, for each row.
-    accuracy, log_loss : float
-        Figures of ridge regression on left-out rows, weighted where classes have weights.
+        Left-out squared error of the targets, for each row: one-hot, labels of 0 and 1, or standardized
+        numbers.
+    accuracy, log_loss : float or None
+        Figures of ridge regression on left-out rows, weighted where classes have weights. Of several labels,
+        the accuracy is the share of labels that are decided rightly. None of numbers.
     standard_error : float
-        Standard error of the accuracy, by the number of rows.
+        Standard error of the accuracy, by the number of rows; of numbers, that of R2.
     fit_seconds : float
         Time of one cross-validated fit to the sums, without the time to read features.
     head_accuracy, head_log_loss : float or None
         Left-out figures of the head that checked the short list.
     is_chosen : bool
         Whether the search suggests this subset.
+    r2, head_r2 : float or None
+        Of numbers, the coefficient of determination on left-out rows, the mean over targets: of ridge
+        regression, and of the head that checked the short list.
     """
 
     path: str
@@ -48,13 +56,27 @@ class LayerChoice:
     bytes_per_picture: int
     relative_penalty: float
     squared_error: float
-    accuracy: float
+    accuracy: float | None
     standard_error: float
-    log_loss: float
+    log_loss: float | None
     fit_seconds: float
     head_accuracy: float | None = None
     head_log_loss: float | None = None
     is_chosen: bool = False
+    r2: float | None = None
+    head_r2: float | None = None
+
+    @property
+    def figure(self) -> float:
+        """The leading figure of ridge regression: the accuracy or, of numbers, R2."""
+        found = self.r2 if self.accuracy is None else self.accuracy
+        assert found is not None, "a search has an accuracy or R2"
+        return found
+
+    @property
+    def head_figure(self) -> float | None:
+        """The leading figure of the head that checked the short list; None where none did."""
+        return self.head_r2 if self.head_accuracy is None else self.head_accuracy
 
     @property
     def layers(self) -> str:
@@ -87,6 +109,8 @@ class LayerSearch:
         What a user should know.
     seconds : float
         Time of the whole search.
+    task : str
+        What was learned.
     """
 
     choices: tuple[LayerChoice, ...]
@@ -99,6 +123,7 @@ class LayerSearch:
     peak_bytes: int
     notes: tuple[str, ...]
     seconds: float
+    task: str = CLASSIFICATION
 
     def path(self, name: str) -> Iterator[LayerChoice]:
         """Yield the rows of one path, in the order of the path."""
@@ -123,7 +148,8 @@ class LayerSearch:
 def choose_best(choices: Sequence[LayerChoice], *, n: int, by_head: bool = False) -> LayerChoice:
     """Choose a subset as penalties are chosen: by log-loss, among those of about the best accuracy.
 
-    "About" means within half a standard error; see `toptune.train.solvers.selection.choose`.
+    "About" means within half a standard error; see `toptune.train.solvers.selection.choose`. Of numbers the
+    highest R2 is chosen.
 
     Parameters
     ----------
@@ -132,7 +158,9 @@ def choose_best(choices: Sequence[LayerChoice], *, n: int, by_head: bool = False
     by_head : bool
         Choose by the figures of the head that checked the short list, among the subsets that it checked.
     """
-    entered = [choice for choice in choices if not by_head or choice.head_accuracy is not None]
+    entered = [choice for choice in choices if not by_head or choice.head_figure is not None]
+    if entered[0].accuracy is None:
+        return max(entered, key=lambda choice: (choice.head_r2 if by_head else choice.r2) or -np.inf)
     best = choose(
         [choice.head_accuracy if by_head else choice.accuracy for choice in entered],
         [choice.head_log_loss if by_head else choice.log_loss for choice in entered],
@@ -143,10 +171,10 @@ def choose_best(choices: Sequence[LayerChoice], *, n: int, by_head: bool = False
 
 
 def cheapest_of(choices: Sequence[LayerChoice]) -> LayerChoice:
-    """Return the subset of fewest bytes whose accuracy is within one standard error of the best."""
-    best = max(choices, key=lambda choice: choice.accuracy)
-    good = [choice for choice in choices if choice.accuracy >= best.accuracy - best.standard_error - 1e-12]
-    return min(good, key=lambda choice: (choice.bytes_per_picture, -choice.accuracy))
+    """Return the subset of fewest bytes whose accuracy, or R2, is within one standard error of the best."""
+    best = max(choices, key=lambda choice: choice.figure)
+    good = [choice for choice in choices if choice.figure >= best.figure - best.standard_error - 1e-12]
+    return min(good, key=lambda choice: (choice.bytes_per_picture, -choice.figure))
 
 
 def mark_chosen(choices: Sequence[LayerChoice], chosen: LayerChoice) -> tuple[LayerChoice, ...]:

@@ -12,7 +12,7 @@ from toptune.store.features.blocks import Blocks
 from toptune.train.kernels.maps import IdentityMap
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.numerics.cholesky import cholesky_with_jitter, solve_factored
-from toptune.train.passes.passes import accumulate, predict_left_out
+from toptune.train.passes.passes import accumulate, predict_left_out, share_right
 from toptune.train.passes.peak_memory import calibration_bytes, scoring_bytes
 from toptune.train.passes.sums import FoldSums, batch_rows, sums_bytes
 from toptune.train.passes.training_rows import OutOfFold, TrainingRows
@@ -38,7 +38,7 @@ class LayerGrams(Protocol):
     scales: Sequence[float]
 
     def squared_error(self, layers: Sequence[int], penalty: float) -> float:
-        """Return the left-out squared error of one-hot targets, for each row."""
+        """Return the left-out squared error of one-hot or other targets, for each row."""
         ...
 
     def left_out(self, fits: Sequence[Fit]) -> Iterator[OutOfFold]:
@@ -181,9 +181,7 @@ class DualGrams:
         self._kernels = [_linear_kernel(blocks, rows.n, device) for blocks in layers]
         self._weights = torch.from_numpy(rows.weights).to(device)
         self._validated = torch.from_numpy(rows.validated_weights).to(device)
-        self._targets = torch.nn.functional.one_hot(
-            torch.from_numpy(rows.codes).to(device), rows.n_classes
-        ).double()
+        self._targets = rows.targets_of(slice(None)).to(device)
         self.scales: Sequence[float] = [self._variance(kernel) for kernel in self._kernels]
 
     def squared_error(self, layers: Sequence[int], penalty: float) -> float:
@@ -193,16 +191,23 @@ class DualGrams:
 
     def left_out(self, fits: Sequence[Fit]) -> Iterator[OutOfFold]:
         kept = self._rows.calibration_rows()
-        truth = self._targets.argmax(dim=1)
+        known = self._rows.known_targets(slice(None)).to(self._device)
         for layers, penalty in fits:
             scores = self._scores(layers, penalty)
             found = OutOfFold(
-                correct=float(self._validated @ (scores.argmax(dim=1) == truth).double()),
-                squared_error=float(self._validated @ (self._targets - scores).square_().sum(dim=1)),
+                correct=float(self._validated @ self._hits(scores, known)),
+                # No score is wrong where a label is unknown, NaN.
+                squared_error=float(self._validated @ (known - scores).square_().nansum(dim=1)),
                 scores=scores[torch.from_numpy(kept).to(self._device)].float().cpu().numpy(),
             )
             del scores
             yield found
+
+    def _hits(self, scores: Tensor, known: Tensor) -> Tensor:
+        """Return the share (n,) of each row that is decided rightly; 0 of numbers."""
+        if self._rows.targets is None:
+            return (scores.argmax(dim=1) == known.argmax(dim=1)).double()
+        return share_right(scores, known) if self._rows.have_labels else torch.zeros_like(self._weights)
 
     def _variance(self, kernel: Tensor) -> float:
         weight = self._weights.sum()

@@ -7,6 +7,7 @@ from toptune.errors import InputError
 from toptune.machine.devices import AUTO, check_device_name
 from toptune.machine.memory import bytes_of
 from toptune.train.preprocessing.spec import MIXING, parse_preprocessing
+from toptune.train.tasks.names import CLASSIFICATION
 
 # Heads that tell subsets of layers apart better than ridge regression does, and that can check a short list.
 SHORT_LIST_HEADS = ("falkon", "falkon-logistic")
@@ -18,6 +19,7 @@ class SearchArguments(TypedDict, total=False):
     seed: int
     cv: int | str | None
     class_weight: str | None
+    task: str
     preprocess: str
     n_short_list: int
     max_layers: int
@@ -38,6 +40,8 @@ class SearchOptions:
         Folds of the cross-validation.
     class_weight : None or "balanced"
         ``balanced`` weighs rows by the inverse frequency of their class.
+    task : {"classification", "multilabel", "regression"}
+        What the labels of the manifest mean; see `toptune.train.tasks.task.Task`.
     preprocess : str
         Steps before the regression, as in `toptune.train.train`. Steps that mix layers, ``pca`` and
         ``whiten``, are refused, because the columns of a layer could no longer be told apart.
@@ -64,6 +68,7 @@ class SearchOptions:
     seed: int = 0
     cv: int | str | None = 5
     class_weight: str | None = None
+    task: str = CLASSIFICATION
     preprocess: str = "standardise"
     n_short_list: int = 3
     max_layers: int = 8

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -24,11 +24,13 @@ from toptune.train.layers.choices import (
 from toptune.train.layers.options import SearchArguments, SearchOptions
 from toptune.train.layers.paths import PenaltyPaths, Subset, all_paths
 from toptune.train.layers.stored_grams import ReadLayers, read_layers
-from toptune.train.numerics.calibration import fit_temperature
+from toptune.train.passes.training_rows import OutOfFold, TrainingRows
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.splits import Split
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES
+from toptune.train.tasks.choice import task_of
+from toptune.train.tasks.names import CLASSIFICATION
 
 
 def search_layers(
@@ -47,8 +49,8 @@ def search_layers(
     and no more than rows, the sums are the Gram matrix of all columns over all rows, and subsets are its
     blocks. Otherwise the sums are one linear kernel matrix for each layer over at most `search_rows`
     training rows (a stratified sample), and subsets are sums of such matrices. Greedy steps and penalties are
-    chosen by left-out squared error; accuracy and log-loss of left-out rows decide in the end. No test row is
-    read.
+    chosen by left-out squared error; accuracy and log-loss of left-out rows, or R2 of numbers, decide in the
+    end. No test row is read.
 
     Parameters
     ----------
@@ -61,7 +63,7 @@ def search_layers(
     groups : sequence of str
         Group, or id, of every row of the manifest; rows of equal groups share a fold.
     short_list_head : callable, optional
-        Makes an unfitted head whose report has left-out ``accuracy`` and ``log_loss``. Such heads are fitted
+        Makes an unfitted head of the same task, whose report has left-out figures. Such heads are fitted
         to the `n_short_list` best subsets and to the last layer of each backbone, on all training rows, and
         decide.
     progress : callable, optional
@@ -92,13 +94,13 @@ def search_layers(
     notify("left-out predictions")
     of_subset = _scored(read, arrays, paths, list(dict.fromkeys(subset for _, subset in listed)))
     if short_list_head is not None and options.n_short_list > 0:
-        best = sorted(of_subset, key=lambda key: (-of_subset[key].accuracy, of_subset[key].log_loss))
+        best = sorted(of_subset, key=lambda key: (-of_subset[key].figure, of_subset[key].log_loss or 0.0))
         for subset in dict.fromkeys([*best[: options.n_short_list], last]):
             choice = of_subset[subset]
             notify(f"short list: {choice.layers}")
-            of_subset[subset] = _checked(choice, short_list_head(), cache, options.preprocess, split, groups)
+            of_subset[subset] = _checked(choice, short_list_head(), cache, options, split, groups)
     distinct = list(of_subset.values())
-    is_checked = any(choice.head_accuracy is not None for choice in distinct)
+    is_checked = any(choice.head_figure is not None for choice in distinct)
     n_deciding = read.n_validated if is_checked else read.rows.n_validated
     chosen = replace(choose_best(distinct, n=n_deciding, by_head=is_checked), is_chosen=True)
     return LayerSearch(
@@ -112,6 +114,7 @@ def search_layers(
         peak_bytes=read.peak_bytes,
         notes=read.notes,
         seconds=time.perf_counter() - start,
+        task=options.task,
     )
 
 
@@ -130,10 +133,8 @@ def _scored(
     """Predict the left-out rows by each subset, at its best penalty, and score the predictions."""
     rows = read.rows
     fits = [(subset, _penalty(read, subset, paths.best(subset))) for subset in subsets]
-    kept = rows.calibration_rows()
     choices = {}
     for subset, found in zip(subsets, read.grams.left_out(fits), strict=True):
-        accuracy = found.correct / float(rows.validated_weights.sum())
         specs = [arrays[layer] for layer in subset]
         choices[subset] = LayerChoice(
             path="",
@@ -142,12 +143,30 @@ def _scored(
             bytes_per_picture=sum(spec.dim * np.dtype(spec.dtype).itemsize for spec in specs),
             relative_penalty=RELATIVE_PENALTIES[paths.best(subset)],
             squared_error=paths.least(subset),
-            accuracy=accuracy,
-            standard_error=standard_error(accuracy, rows.n_validated),
-            log_loss=fit_temperature(found.scores, rows.codes[kept], rows.weights[kept]).log_loss,
             fit_seconds=paths.seconds[subset],
+            **_figures(rows, found),
         )
     return choices
+
+
+def _figures(rows: TrainingRows, found: OutOfFold) -> dict[str, Any]:
+    """Return the figures of left-out predictions: accuracy and log-loss, or R2; and the standard error."""
+    kept = rows.calibration_rows()
+    calibrated = rows.calibration(found.scores, kept)
+    if calibrated is not None:
+        accuracy = found.correct / float(rows.validated_weights.sum())
+        error = standard_error(accuracy, rows.n_validated)
+        return {"accuracy": accuracy, "standard_error": error, "log_loss": calibrated.log_loss}
+    assert rows.targets is not None, "numbers are targets"
+    # R2 of each target is 1 - error / variance; the errors of an image are averaged over targets.
+    variances = np.maximum(rows.targets.values.var(axis=0), np.finfo(np.float64).tiny)
+    errors = ((rows.targets.values[kept] - found.scores) ** 2 / variances).mean(axis=1)
+    return {
+        "accuracy": None,
+        "log_loss": None,
+        "r2": 1.0 - float(errors.mean()),
+        "standard_error": float(errors.std() / np.sqrt(len(errors))),
+    }
 
 
 def _last_of_each(paths: PenaltyPaths, taps: Sequence[str]) -> Subset:
@@ -170,7 +189,7 @@ def _checked(
     choice: LayerChoice,
     head: Head,
     cache: StoredFeatures,
-    preprocess: str,
+    options: SearchOptions,
     split: Split,
     groups: Sequence[str],
 ) -> LayerChoice:
@@ -178,10 +197,17 @@ def _checked(
     blocks = cache.blocks(choice.arrays, split.train)
     dims = tuple(cache.array(name).dim for name in choice.arrays)
     members = [split_name(name)[0] for name in choice.arrays]
-    preprocessing, _ = fit_preprocessing(preprocess, blocks, dims, members=members)
+    preprocessing, _ = fit_preprocessing(options.preprocess, blocks, dims, members=members)
+    texts, task = [str(cache.manifest.labels[row]) for row in split.train], task_of(options.task)
+    targets = None if task.name == CLASSIFICATION else task.targets(texts, task.names(texts))
     head.fit(
         PreprocessedBlocks(blocks, preprocessing),
-        [str(cache.manifest.labels[row]) for row in split.train],
+        texts if targets is None else targets,
         groups=[groups[row] for row in split.train],
     )
-    return replace(choice, head_accuracy=head.report["accuracy"], head_log_loss=head.report["log_loss"])
+    report = head.report
+    if report["accuracy"] is None:
+        # The squared error of standardized targets, summed over them.
+        assert targets is not None
+        return replace(choice, head_r2=1.0 - report["squared_error"] / len(targets.names))
+    return replace(choice, head_accuracy=report["accuracy"], head_log_loss=report["log_loss"])

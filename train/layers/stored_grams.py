@@ -20,14 +20,17 @@ from toptune.train.layers.grams import (
     primal_bytes,
 )
 from toptune.train.layers.options import SearchOptions
+from toptune.train.passes.targets import Scaling, Targets
 from toptune.train.passes.training_rows import TrainingRows
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.block_reading import block_rows_for
 from toptune.train.rows.few_shot import draw_training_rows
-from toptune.train.rows.folds import Folds, draw_folds, validated
+from toptune.train.rows.folds import Folds, draw_folds, draw_strata_folds, validated
 from toptune.train.rows.inputs import row_weights
 from toptune.train.rows.splits import Split
+from toptune.train.tasks.choice import task_of
+from toptune.train.tasks.names import CLASSIFICATION, REGRESSION
 
 # Up to this many columns of all layers together, the Gram matrix is that of the columns, over all rows. With
 # more columns, or fewer rows than columns, kernel matrices of the rows are smaller.
@@ -64,11 +67,12 @@ class ReadLayers:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Labels:
-    """Classes and folds of all training rows."""
+    """Classes and folds of all training rows; of other tasks their targets, and codes of 0."""
 
     classes: npt.NDArray[np.str_]
     codes: npt.NDArray[np.int64]
     folds: Folds
+    targets: Targets | None = None
 
 
 def read_layers(
@@ -105,7 +109,7 @@ def read_layers(
     notes: tuple[str, ...] = ()
     if not is_primal and n > options.search_rows:
         searched = draw_training_rows(
-            split, cache.manifest, train_size=options.search_rows, seed=options.seed
+            split, cache.manifest, train_size=options.search_rows, seed=options.seed, task=options.task
         )
         notes = (
             f"layers were compared on {options.search_rows} of the {n} training rows (--search-rows) [TT314]",
@@ -116,7 +120,11 @@ def read_layers(
     at = np.searchsorted(split.train, searched.train)
     # A sample may have all rows of a class in one fold where the training rows have not.
     codes, numbers = labels.codes[at], labels.folds.numbers[at]
-    folds = validated(numbers, labels.folds.count, codes, labels.classes)
+    if labels.targets is None:
+        folds = validated(numbers, labels.folds.count, codes, labels.classes)
+    else:
+        everything = np.ones(len(at), dtype=np.bool_)
+        folds = Folds(numbers=numbers, count=labels.folds.count, is_validated=everything)
     n_aside = int((~folds.is_validated).sum())
     # The training rows have a note of their own; this one is of what the draw alone does.
     if searched is not split and n_aside:
@@ -133,6 +141,7 @@ def read_layers(
         n_classes=len(labels.classes),
         n_folds=folds.count,
         has_aside=not folds.is_validated.all(),
+        targets=None if labels.targets is None else labels.targets.take(at),
     )
     grams: LayerGrams
     if is_primal:
@@ -161,12 +170,33 @@ def _labels(cache: StoredFeatures, split: Split, groups: Sequence[str], options:
     same fold in the search and in the head that is trained afterwards.
     """
     names = [str(cache.manifest.labels[row]) for row in split.train]
+    keys = [groups[row] for row in split.train]
+    if options.task != CLASSIFICATION:
+        return _targets(names, keys, options)
     classes, codes = np.unique(names, return_inverse=True)
     codes = codes.astype(np.int64)
-    folds = draw_folds(
-        codes, classes, cv=options.cv, seed=options.seed, groups=[groups[row] for row in split.train]
-    )
+    folds = draw_folds(codes, classes, cv=options.cv, seed=options.seed, groups=keys)
     return _Labels(classes=classes, codes=codes, folds=folds)
+
+
+def _targets(texts: Sequence[str], groups: Sequence[str], options: SearchOptions) -> _Labels:
+    """Read what rows of another task than classification teach, and give the rows numbers of folds."""
+    task = task_of(options.task)
+    names = task.names(texts)
+    values = task.targets(texts, names).values
+    is_numbers = options.task == REGRESSION
+    members, strata = task.strata(values)
+    return _Labels(
+        classes=np.array(names),
+        codes=np.zeros(len(texts), dtype=np.int64),
+        folds=draw_strata_folds(
+            members, strata, n=len(texts), cv=options.cv, seed=options.seed, groups=groups
+        ),
+        targets=Targets(
+            values=Scaling.of(values).standardized(values) if is_numbers else values,
+            are_labels=not is_numbers,
+        ),
+    )
 
 
 def _form(

@@ -38,8 +38,12 @@ class Targets:
 
     def part(self, start: int, stop: int) -> "Targets":
         """Return the targets of the rows ``start .. stop - 1``, filled as they are among all rows."""
-        part = replace(self, values=self.values[start:stop])
-        part.__dict__["filled"] = self.filled[start:stop]
+        return self.take(slice(start, stop))
+
+    def take(self, some: slice | npt.NDArray[np.int64]) -> "Targets":
+        """Return the targets of some rows, filled as they are among all rows."""
+        part = replace(self, values=self.values[some])
+        part.__dict__["filled"] = self.filled[some]
         return part
 
 

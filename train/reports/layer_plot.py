@@ -31,16 +31,19 @@ class LayerPoint:
         How the subset was found; see `LayerChoice`.
     arrays : tuple of str
         Names of the stored arrays, by depth.
-    accuracy : float
-        Share of left-out rows that ridge regression classifies correctly.
+    figure : float
+        Left-out accuracy of ridge regression; of numbers, R2.
     standard_error : float, optional
-        Standard error of the accuracy.
+        Standard error of the figure.
+    is_r2 : bool
+        Whether the figure is R2.
     """
 
     path: str
     arrays: tuple[str, ...]
-    accuracy: float
+    figure: float
     standard_error: float | None = None
+    is_r2: bool = False
 
     @classmethod
     def of(cls, choice: LayerChoice) -> "LayerPoint":
@@ -48,8 +51,9 @@ class LayerPoint:
         return cls(
             path=choice.path,
             arrays=choice.arrays,
-            accuracy=choice.accuracy,
+            figure=choice.figure,
             standard_error=choice.standard_error,
+            is_r2=choice.accuracy is None,
         )
 
     @property
@@ -80,9 +84,7 @@ def save_layer_image(path: Path, search: LayerSearch, *, title: str = "") -> Non
         draw_layers(left, points, n_named=_NAMED_LAYERS)
         draw_subsets(right, points)
         chosen = search.chosen
-        right.plot(
-            len(chosen.arrays), 100 * chosen.accuracy, "*", color="black", markersize=13, label="chosen"
-        )
+        right.plot(len(chosen.arrays), 100 * chosen.figure, "*", color="black", markersize=13, label="chosen")
         right.legend(fontsize=8)
         for axes in (left, right):
             axes.grid(alpha=0.3)
@@ -116,7 +118,7 @@ def draw_layers(
     shown = [name(layer) for layer in layers[::step]]
     axes.set_xticks(range(0, len(layers), step), shown, rotation=90, fontsize=8)
     axes.set_xlabel("layer, by depth")
-    axes.set_ylabel("left-out accuracy of ridge regression, %")
+    axes.set_ylabel(f"left-out {figure_name(points)} of ridge regression, %")
     axes.legend(title="each alone, pooling", fontsize=8, title_fontsize=8)
 
 
@@ -142,12 +144,17 @@ def draw_subsets(axes: "Axes", points: Sequence[LayerPoint]) -> bool:
     return is_drawn
 
 
+def figure_name(points: Sequence[LayerPoint]) -> str:
+    """Return what the figures of points are."""
+    return "R2" if any(point.is_r2 for point in points) else "accuracy"
+
+
 def _draw(axes: "Axes", places: Sequence[int], points: Sequence[LayerPoint], label: str) -> None:
     """Draw a line through points, with bars of one standard error to either side."""
     errors = [100 * point.standard_error for point in points if point.standard_error is not None]
     axes.errorbar(
         places,
-        [100 * point.accuracy for point in points],
+        [100 * point.figure for point in points],
         yerr=errors if len(errors) == len(points) else None,
         marker="o",
         markersize=4,

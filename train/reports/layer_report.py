@@ -25,12 +25,12 @@ from toptune.store.joined.joined_features import JoinedFeatures, joined_name, sp
 from toptune.text import printed_table
 from toptune.train.fusion.members import check_complete, open_members, told_of
 from toptune.train.heads.kinds import check_head, why_small
-from toptune.train.layers.choices import LAYER_SEARCH, LayerChoice, LayerSearch
+from toptune.train.layers.choices import FIGURES, LAYER_SEARCH, LayerChoice, LayerSearch
 from toptune.train.reports.layer_plot import save_layer_image
 from toptune.train.reports.options import LayerReportArguments, LayerReportOptions
 from toptune.train.rows.chosen_rows import choose_rows, rows_digest
 from toptune.train.runs.options import JOIN, TrainOptions
-from toptune.train.runs.training import refuse_other_tasks
+from toptune.train.runs.training import read_for_task
 from toptune.train.runs.writing import check_out, new_run_folder, write_json
 
 if TYPE_CHECKING:  # heads import torch and scikit-learn, which a report that is refused does not need
@@ -45,7 +45,7 @@ _TITLES = {
     "backward": "greedy, backward",
     "each": "the last layer of each model",
 }
-_COLUMNS = ("accuracy", "log-loss", "squared error", "columns", "bytes an image", "ms to fit")
+_COLUMNS = ("log-loss", "squared error", "columns", "bytes an image", "ms to fit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,27 +78,28 @@ class LayerReport:
 
     def __str__(self) -> str:
         search = self.search
+        figure = FIGURES[search.task]
         parts = [
-            printed_table(_TITLES[path], ("layers", *_COLUMNS), _rows(found))
+            printed_table(_TITLES[path], ("layers", figure, *_COLUMNS), _rows(found))
             for path in _TITLES
             if (found := list(search.path(path)))
         ]
-        checked = {each.arrays: each for each in search.choices if each.head_accuracy is not None}
+        checked = {each.arrays: each for each in search.choices if each.head_figure is not None}
         if checked:
             rows = [
                 (
                     each.layers,
-                    _figure(each.head_accuracy),
+                    _figure(each.head_figure),
                     _figure(each.head_log_loss),
-                    _figure(each.accuracy),
+                    _figure(each.figure),
                 )
                 for each in checked.values()
             ]
-            columns = ("layers", "accuracy", "log-loss", "accuracy of ridge")
+            columns = ("layers", figure, "log-loss", f"{figure} of ridge")
             parts.append(printed_table(f"short list, by head {search.decided_by}", columns, rows))
         chosen, cheapest = search.chosen, search.cheapest
         lines = [
-            f"accuracies are those of left-out training rows ({search.n_rows} rows, {search.n_folds} folds), "
+            f"figures are those of left-out training rows ({search.n_rows} rows, {search.n_folds} folds), "
             "no test row was read; +- is one standard error",
             f"best by {search.decided_by}: {train_words(chosen)} ({chosen.bytes_per_picture} bytes an image)",
         ]
@@ -154,11 +155,18 @@ def report_layers(
     """
     options, phases = options_of(LayerReportOptions, arguments, call="report_layers"), Phases(progress)
     path = check_out(out)
-    check_head(options.head, options.params, cv=options.cv, class_weight=options.class_weight)
+    check_head(
+        options.head, options.params, cv=options.cv, class_weight=options.class_weight,
+        task=options.of_features.rows.task,
+    )  # fmt: skip
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    refuse_other_tasks(opened, dataset, options.of_features, what="layers-report")
     shared = options.of_features.check_models(model, models)
-    features, arrays = _open(opened, shared, dataset, options.of_features)
+    reading = partial(_open, opened, shared, dataset)
+    (features, arrays), told = read_for_task(reading, options.of_features, lambda found: found[0].manifest)
+    check_head(
+        options.head, options.params, cv=options.cv, class_weight=options.class_weight, task=told.rows.task
+    )
+    options = replace(options, rows=told.rows)
     features.mark_used()
     failed = features.failed_rows([array.name for array in arrays])
     rows = choose_rows(features.manifest, options.rows, cv=options.cv, failed=failed)
@@ -237,6 +245,7 @@ def _new_head(options: LayerReportOptions) -> "Head":
         seed=options.rows.seed,
         cv=options.cv,
         class_weight=options.class_weight,
+        task=options.rows.task,
         device=options.device,
         memory_limit_bytes=left_for_head(options.search.memory_limit_bytes, options.device),
     )
@@ -273,7 +282,7 @@ def _rows(path: Sequence[LayerChoice]) -> list[tuple[str, ...]]:
 
 def _figures(choice: LayerChoice) -> tuple[str, ...]:
     return (
-        f"{choice.accuracy:.4f} +- {choice.standard_error:.4f}",
+        f"{choice.figure:.4f} +- {choice.standard_error:.4f}",
         _figure(choice.log_loss),
         _figure(choice.squared_error),
         str(choice.n_columns),

@@ -13,12 +13,13 @@ from toptune.train.heads.options import AUTO_HEAD, HeadOptions
 from toptune.train.layers.options import SHORT_LIST_HEADS, SearchOptions
 from toptune.train.rows.options import MOST_SEEDS, RowArguments, RowOptions
 from toptune.train.runs.options import LATE, Layers, TrainOptions
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
 
 # The keys of "options" in layers.json and in compare.json, in the order in which they are written.
 _RECORDED_OF_LAYERS = (
     "layers", "pooling", "preprocess", "head", "short_list", "search_rows", "seed", "cv", "test_fraction",
     "resplit", "val", "group_by", "label_column", "shots", "train_size", "class_weight", "device", "params",
-    "exclude", "relabel_with", "keep_together",
+    "exclude", "relabel_with", "keep_together", "task", "target", "drop_missing",
 )  # fmt: skip
 _RECORDED_OF_COMPARISON = (
     "layers", "pooling", "preprocess", "memory_limit", "cv", "test_fraction", "resplit", "val", "shots",
@@ -120,6 +121,7 @@ class LayerReportOptions:
             seed=self.rows.seed,
             cv=self.cv,
             class_weight=self.class_weight,
+            task=CLASSIFICATION if self.rows.task == AUTO_TASK else self.rows.task,
             preprocess=default_preprocessing(self.head) if self.preprocess is None else self.preprocess,
             n_short_list=self.short_list,
             search_rows=self.search_rows,

@@ -530,11 +530,6 @@ def stored_arrays(features: StoredFeatures, options: TrainOptions) -> list[Array
         # Where none is whole, the error that names what is missing is raised by whoever reads them.
         whole = [each for each in stored if features.is_complete([each.name])] or stored
     if layers == AUTO:
-        if options.rows.task not in (AUTO_TASK, CLASSIFICATION):
-            raise InputError(
-                f"layers is {AUTO!r}, a search that --task {options.rows.task} does not know; name them",
-                option="layers",
-            )
         return choose_arrays(by_depth(whole), ALL, options.pooling)
     return choose_arrays(whole, layers, options.pooling)
 
@@ -563,6 +558,7 @@ def _search_layers(
             seed=options.rows.seed,
             cv=options.head.cv,
             class_weight=options.head.class_weight,
+            task=options.rows.task,
             preprocess=options.preprocessing,
             memory_limit=options.limits.memory_limit,
             device=options.limits.device,

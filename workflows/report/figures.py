@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from markupsafe import Markup
 
-from toptune.train.reports.layer_plot import LayerPoint, draw_layers, draw_subsets
+from toptune.train.reports.layer_plot import LayerPoint, draw_layers, draw_subsets, figure_name
 from toptune.workflows.report.cost_figures import MAX_PANELS
 from toptune.workflows.report.drawing import (
     GRID,
@@ -143,11 +143,16 @@ def draw_layer_searches(settings: Sequence[Setting]) -> tuple[list[Panel], int]:
 def _layers_panel(heading: str, points: Sequence[LayerPoint], name: str) -> Markup:
     with drawing(3.9, 3.3) as (figure, axes):
         draw_layers(axes, points, n_named=_NAMED_LAYERS, name=lambda layer: drawable(layer, 24))
-        return to_svg(figure, name=name, label=f"Accuracy by layer on {heading}")
+        return to_svg(figure, name=name, label=f"{_title(points)} by layer on {heading}")
 
 
 def _subsets_panel(heading: str, points: Sequence[LayerPoint], name: str) -> Markup:
     with drawing(3.9, 3.3) as (figure, axes):
         draw_subsets(axes, points)
-        axes.set_ylabel("left-out accuracy, %")
-        return to_svg(figure, name=name, label=f"Accuracy of subsets of layers on {heading}")
+        axes.set_ylabel(f"left-out {figure_name(points)}, %")
+        return to_svg(figure, name=name, label=f"{_title(points)} of subsets of layers on {heading}")
+
+
+def _title(points: Sequence[LayerPoint]) -> str:
+    name = figure_name(points)
+    return name[0].upper() + name[1:]

@@ -107,13 +107,15 @@ def read_layer_search(folder: Path) -> list[LayerPoint]:
 
 
 def _layer_point(row: dict[str, str]) -> LayerPoint:
-    accuracy = float(row["accuracy"])
-    if not math.isfinite(accuracy) or None in (row["path"], row["arrays"]):
+    is_r2 = not row["accuracy"] and bool(row.get("r2"))
+    figure = float(row["r2" if is_r2 else "accuracy"])
+    if not math.isfinite(figure) or None in (row["path"], row["arrays"]):
         raise ValueError(f"a line {row}")
     error = row.get("standard_error")
     return LayerPoint(
         path=row["path"],
         arrays=tuple(row["arrays"].split()),
-        accuracy=accuracy,
+        figure=figure,
         standard_error=float(error) if error else None,
+        is_r2=is_r2,
     )

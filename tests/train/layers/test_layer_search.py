@@ -153,7 +153,7 @@ def test_the_search_chooses_the_layer_that_tells(build: Build, name: str, search
     assert found.cheapest.arrays == (name,)
     assert found.form == "primal"
     alone = {choice.arrays[0]: choice for choice in found.path("alone")}
-    assert max(alone, key=lambda array: alone[array].accuracy) == name
+    assert max(alone, key=lambda array: alone[array].figure) == name
     assert alone["last.mean"].bytes_per_picture == 16
     assert {choice.is_chosen for choice in found.choices if choice.arrays == found.chosen.arrays} == {True}
 
@@ -221,8 +221,8 @@ def test_depth_of_names() -> None:
 def test_ties_within_half_a_standard_error_go_to_the_better_log_loss(build: Build) -> None:
     found = search(build())
     best = choose_best(found.choices, n=found.n_rows)
-    top = max(choice.accuracy for choice in found.choices)
-    assert best.accuracy >= top - 0.5 * best.standard_error - 0.02
+    top = max(choice.figure for choice in found.choices)
+    assert best.figure >= top - 0.5 * best.standard_error - 0.02
     assert found.chosen.arrays == best.arrays
 
 

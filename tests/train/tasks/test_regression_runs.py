@@ -171,7 +171,6 @@ def test_missing_numbers_are_left_out_when_asked(build: Build, tmp_path: Path) -
         ({"ordinal": True}, "ordinal has a meaning for --task regression only"),
         ({"drop_missing": True}, "drop_missing has a meaning for --task regression only"),
         ({"target": "age", "shots": 3}, "a row has no one class; give --train-size"),
-        ({"target": "age", "layers": "auto"}, "a search that --task regression does not know"),
     ],
 )
 def test_bad_input(build: Build, tmp_path: Path, options: dict[str, Any], message: str) -> None:
