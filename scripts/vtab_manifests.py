@@ -50,9 +50,8 @@ def main() -> int:
         rows = rows_of(task)
         with (task / "manifest.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("path", "label", "split"), *rows])
-        print(
-            f"{task.name}: {sum(row[2] == 'train' for row in rows)} train, {sum(row[2] == 'test' for row in rows)} test"
-        )
+        n_train, n_test = (sum(row[2] == side for row in rows) for side in ("train", "test"))
+        print(f"{task.name}: {n_train} train, {n_test} test")
     return 0
 
 
