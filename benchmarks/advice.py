@@ -196,7 +196,7 @@ def row_of(case: Case, *, is_written_from: bool) -> tuple[str, ...]:
         f"{case.evidence.pictures_per_class:g}",
         *(f"{100 * each:.2f}" for each in (1 - case.evidence.error, case.frozen_test, case.tuned_test)),
         f"{100 * case.gain:+.2f}", f"{case.share:+.2f}", advice.recommendation, advice.rule,
-        advice.certainty, "yes" if case.is_right else "NO",
+        str(advice.certainty), "yes" if case.is_right else "NO",
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from toptune.commands.options.common import DEVICE, IMG_SIZE, JSON, MODEL_KWARGS
 from toptune.commands.options.help import Command
 from toptune.commands.options.parsing import parse_object, parse_seconds
 from toptune.commands.options.printing import echo, show
-from toptune.commands.options.training import SEED, split_options
+from toptune.commands.options.training import LEARNED, SEED, split_options
 
 
 def the_one_model(_context: click.Context, _option: click.Parameter, value: Sequence[str]) -> str:
@@ -75,6 +75,7 @@ def the_one_model(_context: click.Context, _option: click.Parameter, value: Sequ
 @MODEL_KWARGS
 @click.option("--cv", type=click.IntRange(2), default=5, show_default=True, help="Number of folds.")
 @SEED
+@LEARNED
 @split_options(had="has", groups="stay on one side")
 @SKIP_FAILED
 @DEVICE
@@ -89,8 +90,9 @@ def advise(data: str, as_json: bool, **options: Any) -> None:
     """Advise whether to keep the backbone frozen or to fine-tune it.
 
     Cheap heads are cross-validated on the training images of DATA, and a few steps of fine-tuning are timed.
-    No features of test images are read. The advice comes with its reasons, its figures and how sure it is.
-    Stopped while it extracts, the same command resumes.
+    No features of test images are read. Of several labels or numbers (--task, --target) heads are measured,
+    and fine-tuning is not, which knows classes alone. The advice comes with its reasons, its figures and how
+    sure it is. Stopped while it extracts, the same command resumes.
     """
     from toptune.workflows import advise as run_advice
 

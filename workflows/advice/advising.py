@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Unpack
 
 from toptune.costs.phases import Phases
@@ -22,11 +22,13 @@ from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import ModelFeatures
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.rows.copies import digests_of
+from toptune.train.tasks.choice import task_of, told_task
+from toptune.train.tasks.names import CLASSIFICATION
 from toptune.workflows.advice.evidence import Evidence
 from toptune.workflows.advice.frozen_trials import FrozenTrial, best_of, evidence_of, try_frozen
 from toptune.workflows.advice.options import AdviceArguments, AdviceOptions
 from toptune.workflows.advice.report import AdviceReport
-from toptune.workflows.advice.rules import advise_on, duration
+from toptune.workflows.advice.rules import advise_on, advise_on_task, duration
 from toptune.workflows.finetuning.plan import TIMED_STEPS, FineTunePlan, plan_finetune
 from toptune.workflows.rate_sample import SAMPLE_IMAGES, measure_rate
 
@@ -96,12 +98,9 @@ def advise(
     asked = options_of(AdviceOptions, arguments, call="advise")
     # Half of the advice is a fine-tuning.
     check_is_timm(model)
-    session = _Session(asked, Phases(progress))
     # Errors in the rows show before anything is extracted.
-    source = open_source(data, label_column=asked.rows.label_column)
-    decisions = asked.rows.decisions
-    manifest = decisions.check(source.manifest()).relabeled(source.manifest())
-    choose_rows(manifest, asked.rows, cv=asked.cv, needs_test=False)
+    asked = _checked(data, asked)
+    session = _Session(asked, Phases(progress))
     summary = _extracted(session, data, model=model, store=store, dataset=dataset)
     features = _open_features(store, summary, asked)
     # Fine-tuning is timed before heads are tried: its time is known from few steps, while heads take all of
@@ -122,15 +121,20 @@ def advise(
     best = best_of(trials)
     assert best is not None
     extracted = extraction_costs(features.cache, list(best.arrays))["extract_seconds"]
-    evidence = _evidence(features, trials, asked, plan, frozen_seconds=extracted + (best.seconds or 0.0))
+    evidence = None
+    if asked.is_of_classes:
+        evidence = _evidence(features, trials, asked, plan, frozen_seconds=extracted + (best.seconds or 0.0))
     return AdviceReport(
         data=os.fspath(data) if isinstance(data, str | os.PathLike) else summary.dataset,
         store=str(features.store.root),
         dataset=summary.dataset,
         model=model,
         stored_model=_stored_name(features.store, model, features.cache),
-        evidence=evidence,
-        advice=advise_on(evidence),
+        measured=evidence,
+        task=features.rows.task.name,
+        n_train=len(features.rows.split.train),
+        n_classes=len(features.rows.classes),
+        advice=advise_on_task(asked.rows.task) if evidence is None else advise_on(evidence),
         best=best,
         trials=tuple(trials),
         all_arrays=tuple(each.name for each in features.cache.arrays()),
@@ -145,6 +149,20 @@ def advise(
         options=asked.training,
         tuning_options=asked.tuning.to_dict(),
     )
+
+
+def _checked(data: Data, asked: AdviceOptions) -> AdviceOptions:
+    """Settle the task by the labels of the images, and refuse rows that no head could learn from."""
+    source = open_source(data, label_column=asked.rows.label_column if asked.is_of_classes else None)
+    manifest = source.manifest()
+    task = told_task(asked.rows.task, asked.rows.wanted, manifest)
+    if task != CLASSIFICATION:
+        asked = replace(asked, rows=replace(asked.rows, task=task))
+        manifest = task_of(task).labeled(manifest, asked.rows.wanted)
+    choose_rows(
+        asked.rows.decisions.check(manifest).relabeled(manifest), asked.rows, cv=asked.cv, needs_test=False
+    )
+    return asked
 
 
 @dataclass(eq=False)
@@ -210,10 +228,7 @@ def _open_features(store: str | os.PathLike[str], summary: ExtractSummary, asked
     """Open the layers that were extracted, by depth, and choose the rows among images that could be read."""
     opened = FeatureStore.open(store)
     cache = opened.features(
-        summary.model,
-        summary.dataset,
-        label_column=asked.rows.label_column,
-        relabel=asked.rows.decisions.relabel,
+        summary.model, summary.dataset, **asked.rows.reading(asked.rows.decisions.relabel)
     )
     cache.mark_used()
     stored = {each.name: each for each in cache.arrays()}
@@ -227,6 +242,9 @@ def _open_features(store: str | os.PathLike[str], summary: ExtractSummary, asked
 
 def _timed_plan(session: _Session, data: Data, model: str, features: _Features) -> FineTunePlan | None:
     """Time a few steps of fine-tuning; None where the budget would not last."""
+    if not session.asked.is_of_classes:
+        session.not_tried.append("timing fine-tuning: it knows one class an image")
+        return None
     tuning = session.asked.tuning
     names = [each.name for each in features.arrays]
     # With fewer images than a batch, a step takes all of them.

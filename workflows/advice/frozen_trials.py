@@ -11,12 +11,14 @@ from toptune.store.arrays.stored_layers import LAST, tap_of
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.train.heads.budget import attempt_within, estimated_seconds
 from toptune.train.heads.heads import make_head
+from toptune.train.heads.kinds import heads_for
 from toptune.train.heads.problem_size import ProblemSize
 from toptune.train.layers.options import SearchOptions
 from toptune.train.layers.search import search_layers
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.chosen_rows import ChosenRows
+from toptune.train.tasks.task import TargetMatrix
 from toptune.workflows.advice.evidence import DEFAULT_MARGIN, Evidence
 
 # The cheapest head comes first, because the first one is tried whatever the budget is.
@@ -39,7 +41,10 @@ class FrozenTrial:
     arrays : tuple of str
         Names of the layers' arrays, by depth; empty for a search that was not done.
     accuracy, log_loss : float or None
-        Accuracy and log-loss of left-out rows.
+        Accuracy and log-loss of left-out rows; of several labels the accuracy is the share of labels that are
+        decided rightly. None of numbers.
+    r2 : float or None
+        Of numbers, R2 of left-out rows, the mean over targets.
     seconds : float or None
         Seconds of cross-validation and fit, reading included.
     skipped : str or None
@@ -51,8 +56,14 @@ class FrozenTrial:
     arrays: tuple[str, ...]
     accuracy: float | None = None
     log_loss: float | None = None
+    r2: float | None = None
     seconds: float | None = None
     skipped: str | None = None
+
+    @property
+    def figure(self) -> float | None:
+        """The leading figure, the larger the better: accuracy or R2; None where nothing was fitted."""
+        return self.r2 if self.accuracy is None else self.accuracy
 
     @property
     def is_last(self) -> bool:
@@ -120,8 +131,8 @@ class _Heads:
         device: str | None,
     ) -> None:
         self._cache, self._arrays, self._rows, self._cv, self._device = cache, arrays, rows, cv, device
-        self._labels, self._groups = rows.train_labels, rows.train_groups
-        self._make = partial(make_head, seed=rows.options.seed, cv=cv, device=device)
+        self._targets, self._groups, self._task = rows.train_targets, rows.train_groups, rows.task.name
+        self._make = partial(make_head, seed=rows.options.seed, cv=cv, device=device, task=self._task)
         self._prepared: dict[str, PreprocessedBlocks] = {}
         # A store without the layer ``last`` has its deepest layer in that place.
         self.of_layers = {LAST: [each for each in arrays if tap_of(each) == LAST] or list(arrays[-1:])}
@@ -130,9 +141,11 @@ class _Heads:
 
     def plan(self) -> Sequence[tuple[str, str, float, Callable[[str, str], FrozenTrial]]]:
         """List the trials in their order: layers, head, expected seconds, and the function that works."""
-        plan = [(LAST, head, self._seconds(LAST, head), self._fit) for head in LAST_HEADS]
+        known = heads_for(self._task)
+        last, inner = ([head for head in each if head in known] for each in (LAST_HEADS, INNER_HEADS))
+        plan = [(LAST, head, self._seconds(LAST, head), self._fit) for head in last]
         if "all" in self.of_layers:
-            plan += [("all", head, self._seconds("all", head), self._fit) for head in INNER_HEADS]
+            plan += [("all", head, self._seconds("all", head), self._fit) for head in inner]
             # A search fits ridge on all layers, then its head on the short list and on the last layer.
             seconds = self._seconds("all", "ridge")
             seconds += (SearchOptions.n_short_list + 1) * self._seconds("all", SEARCH_HEAD)
@@ -142,12 +155,14 @@ class _Heads:
     def _seconds(self, layers: str, head: str) -> float:
         """Estimate the seconds of cross-validating a head on some layers."""
         columns = sum(each.dim for each in self.of_layers[layers])
-        size = ProblemSize(n=len(self._labels), d=columns, n_classes=len(set(self._labels)), n_folds=self._cv)
+        size = ProblemSize(
+            n=len(self._targets), d=columns, n_classes=len(self._rows.classes), n_folds=self._cv
+        )
         return estimated_seconds(head, size)
 
     def _fit(self, layers: str, head: str) -> FrozenTrial:
         """Cross-validate and fit a head on some layers."""
-        fitted = self._make(head).fit(self._blocks(layers), self._labels, groups=self._groups)
+        fitted = self._make(head).fit(self._blocks(layers), self._targets, groups=self._groups)
         left_out = fitted.report["left_out"]
         return FrozenTrial(
             head=head,
@@ -155,6 +170,10 @@ class _Heads:
             arrays=tuple(each.name for each in self.of_layers[layers]),
             accuracy=left_out["accuracy"],
             log_loss=left_out["log_loss"],
+            # The squared error is that of standardized targets, summed over them.
+            r2=1.0 - left_out["squared_error"] / len(self._targets.names)
+            if left_out["accuracy"] is None and isinstance(self._targets, TargetMatrix)
+            else None,
         )
 
     def _search(self, layers: str, head: str) -> FrozenTrial:
@@ -166,6 +185,7 @@ class _Heads:
             groups=self._rows.groups,
             seed=self._rows.options.seed,
             cv=self._cv,
+            task=self._task,
             preprocess=PREPROCESSING,
             device=self._device,
             short_list_head=partial(self._make, head),
@@ -176,6 +196,7 @@ class _Heads:
             arrays=found.arrays,
             accuracy=found.head_accuracy,
             log_loss=found.head_log_loss,
+            r2=found.head_r2,
         )
 
     def _blocks(self, layers: str) -> PreprocessedBlocks:
@@ -190,9 +211,9 @@ class _Heads:
 
 
 def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """Return the first trial of the highest left-out accuracy, or None if no head was fitted."""
-    done = [each for each in trials if each.accuracy is not None]
-    return max(done, key=lambda each: each.accuracy or 0.0, default=None)
+    """Return the first trial of the highest left-out figure, or None if no head was fitted."""
+    done = [each for each in trials if each.figure is not None]
+    return max(done, key=lambda each: each.figure or 0.0, default=None)
 
 
 def evidence_of(

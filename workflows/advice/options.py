@@ -2,20 +2,26 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from toptune.errors import InputError
 from toptune.machine.devices import AUTO
 from toptune.options import choices, flat_options, option_names, options_of
+from toptune.train.heads.options import HeadOptions
 from toptune.train.rows.options import RowArguments, RowOptions
+from toptune.train.runs.options import check_task
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
 from toptune.workflows.advice.evidence import DEFAULT_MARGIN
 from toptune.workflows.finetuning.options import FineTuneOptions
 
 DEFAULT_BUDGET_SECONDS = 600.0
 # These options belong to `extract` and to `finetune`, and must be the same for both: the two are compared.
 _OF_BACKBONE = ("weights", "img_size", "model_kwargs", "device", "workers")
+_OF_CLASSES: dict[str, Any] = {
+    "task": CLASSIFICATION, "target": None, "label_column": None, "drop_missing": False,
+}  # fmt: skip
 
 
 class AdviceArguments(RowArguments, total=False):
@@ -55,7 +61,8 @@ class AdviceOptions:
         Device of extraction, heads and fine-tuning: ``auto`` (CUDA where there is a CUDA device, else MPS for
         what is no head, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
     rows : RowOptions
-        Which rows train and which test.
+        Which rows train and which test, and what the heads learn. Of another task than classification heads
+        are measured, and fine-tuning is not, because it does not know the task.
     cv : int
         Number of folds in which heads are cross-validated.
 
@@ -86,13 +93,16 @@ class AdviceOptions:
             raise InputError(
                 f"margin is {self.margin:g}; it must be at least 0 and below 1, 0.01 being a point"
             )
+        check_task(self.rows, HeadOptions())
         # Making the options of fine-tuning refuses wrong ones now, and not after the extraction.
         _ = self.tuning
 
     @cached_property
     def tuning(self) -> FineTuneOptions:
         """The options of the fine-tuning that is timed, on the same rows and backbone."""
-        given, shared = self.finetune or {}, {**self._backbone, **flat_options(self.rows)}
+        # Nothing is fine-tuned of another task, and the options are of nothing but classes.
+        rows = self.rows if self.is_of_classes else replace(self.rows, **_OF_CLASSES)
+        given, shared = self.finetune or {}, {**self._backbone, **flat_options(rows)}
         known = option_names(FineTuneOptions)
         if unknown := sorted(given.keys() - set(known)):
             takes = sorted(set(known) - shared.keys())
@@ -103,6 +113,11 @@ class AdviceOptions:
                 f"finetune has {strange[0]!r}, which must be the same for heads: give it to advise itself"
             )
         return options_of(FineTuneOptions, {**shared, **given}, call="advise")
+
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether each image has one class, as far as the options say."""
+        return self.rows.task in (AUTO_TASK, CLASSIFICATION)
 
     @property
     def extraction(self) -> dict[str, Any]:

@@ -9,11 +9,16 @@ from toptune.costs.values import Costs
 from toptune.store.arrays.stored_layers import LAST
 from toptune.store.files.json_values import json_ready
 from toptune.text import counted, printed_table
+from toptune.train.layers.choices import FIGURES
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL, REGRESSION
 from toptune.workflows.advice.evidence import Evidence, adjusted_standard_error
 from toptune.workflows.advice.frozen_trials import FrozenTrial
 from toptune.workflows.advice.rules import CERTAINTIES, Advice, duration
 from toptune.workflows.finetuning.plan import FineTunePlan
 from toptune.workflows.report.command_lines import FINETUNE_DEFAULTS, TRAIN_DEFAULTS, flags_of
+
+# What a head learns of an image, by the task.
+_NOUNS = {CLASSIFICATION: "class", MULTILABEL: "label", REGRESSION: "target"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +31,12 @@ class AdviceReport:
         Place of the images, root folder of the store, name of the data set, and name of the backbone.
     stored_model : str
         Name by which `toptune.train.train` finds the features.
-    evidence : Evidence
-        Figures that were measured.
+    measured : Evidence or None
+        Figures that rules decide by; None of another task than classification, on which no rule rests.
+    task : str
+        What the heads learned.
+    n_train, n_classes : int
+        Training images, and their classes, labels or targets.
     advice : Advice
         Recommendation that follows from the evidence.
     best : FrozenTrial
@@ -61,7 +70,10 @@ class AdviceReport:
     dataset: str
     model: str
     stored_model: str
-    evidence: Evidence
+    measured: Evidence | None
+    task: str
+    n_train: int
+    n_classes: int
     advice: Advice
     best: FrozenTrial
     trials: tuple[FrozenTrial, ...]
@@ -76,6 +88,12 @@ class AdviceReport:
     split_rule: str
     options: Mapping[str, object]
     tuning_options: Mapping[str, object]
+
+    @property
+    def evidence(self) -> Evidence:
+        """Figures that rules decide by, which there are of classification alone."""
+        assert self.measured is not None, f"no rule rests on figures of --task {self.task}"
+        return self.measured
 
     @property
     def train_command(self) -> str:
@@ -107,13 +125,20 @@ class AdviceReport:
         words += flags_of(self.tuning_options, FINETUNE_DEFAULTS)
         return shlex.join([*words, "--out", f"{self.dataset}-tuned"])
 
+    @property
+    def commands(self) -> dict[str, str]:
+        """The commands that come next; those that know classes alone are left out for another task."""
+        if self.task != CLASSIFICATION:
+            return {"train": self.train_command}
+        return {"train": self.train_command, "best": self.best_command, "finetune": self.finetune_command}
+
     def to_dict(self) -> dict[str, object]:
         """Return the report as JSON values."""
         values: dict[str, object] = json_ready(
             {
                 **self.advice.to_dict(),
-                "evidence": asdict(self.evidence)
-                | {"error": self.evidence.error, "standard_error": self.evidence.standard_error},
+                "evidence": None if self.measured is None else _told(self.measured),
+                "task": self.task,
                 "best": self.best.to_dict(),
                 "trials": [each.to_dict() for each in self.trials],
                 "finetune": None if self.plan is None else self.plan.to_dict(),
@@ -127,21 +152,17 @@ class AdviceReport:
                 "dataset": self.dataset,
                 "model": self.model,
                 "store": self.store,
-                "commands": {
-                    "train": self.train_command,
-                    "best": self.best_command,
-                    "finetune": self.finetune_command,
-                },
+                "commands": self.commands,
             }
         )
         return values
 
     def __str__(self) -> str:
-        advice, evidence = self.advice, self.evidence
+        advice, figure = self.advice, FIGURES[self.task]
         verb = {"stay-frozen": "stay frozen", "fine-tune": "fine-tune"}[advice.recommendation]
         lines = [
             f"advice: {verb} (rule: {advice.rule})",
-            f"certainty {advice.certainty}: {CERTAINTIES[advice.certainty]}",
+            *([f"certainty {sure}: {CERTAINTIES[sure]}"] if (sure := advice.certainty) else []),
             *(f"- {reason}" for reason in advice.reasons),
         ]
         rows = [
@@ -149,18 +170,19 @@ class AdviceReport:
                 f"{each.head}{' *' if each is self.best else ''}",
                 each.layers,
                 str(len(each.arrays)),
-                f"{each.accuracy:.4f} +- {adjusted_standard_error(each.accuracy, evidence.n_train):.4f}",
+                self._shown(each),
                 "-" if each.log_loss is None else f"{each.log_loss:.4f}",
                 duration(each.seconds or 0.0),
             )
             for each in self.trials
-            if each.accuracy is not None
+            if each.figure is not None
         ]
         title = (
-            f"frozen {self.model}, left-out rows of {evidence.n_train} training images of "
-            f"{evidence.n_classes} classes ({self.options['cv']} folds; no test image was looked at)"
+            f"frozen {self.model}, left-out rows of {self.n_train} training images of "
+            f"{counted(self.n_classes, _NOUNS[self.task])} ({self.options['cv']} folds; no test image was "
+            "looked at)"
         )
-        columns = ("head", "layers", "stored", "accuracy", "log-loss", "time")
+        columns = ("head", "layers", "stored", figure, "log-loss", "time")
         phases = ", ".join(
             f"{name} {duration(each['wall_seconds'])}" for name, each in self.costs["phases"].items()
         )
@@ -172,7 +194,7 @@ class AdviceReport:
             costs.append(f"left out: {counted(self.n_skipped, 'training image')} that could not be read")
         if self.plan is not None:
             costs.append(f"fine-tuning {self.plan}")
-        commands = [self.train_command, self.best_command, self.finetune_command]
+        commands = [*self.commands.values()]
         # The advised command comes first.
         if advice.recommendation == "fine-tune":
             commands = [commands[-1], *commands[:-1]]
@@ -180,3 +202,13 @@ class AdviceReport:
         return "\n\n".join(
             ["\n".join(lines), table, "\n".join(costs), "\n".join(["next:", *(f"  {c}" for c in commands)])]
         )
+
+    def _shown(self, trial: FrozenTrial) -> str:
+        """Write the leading figure of a trial, with its standard error where it is a share of images."""
+        if trial.accuracy is None or self.task != CLASSIFICATION:
+            return f"{trial.figure:.4f}"
+        return f"{trial.accuracy:.4f} +- {adjusted_standard_error(trial.accuracy, self.n_train):.4f}"
+
+
+def _told(evidence: Evidence) -> dict[str, object]:
+    return asdict(evidence) | {"error": evidence.error, "standard_error": evidence.standard_error}

@@ -57,8 +57,9 @@ class Advice:
         What to do.
     rule : str
         Name of the rule that decided.
-    certainty : {"high", "moderate", "low"}
-        How far the measured error may be off without changing the recommendation; see `CERTAINTIES`.
+    certainty : {"high", "moderate", "low"} or None
+        How far the measured error may be off without changing the recommendation; see `CERTAINTIES`. None
+        where no figure has part in it.
     gain : tuple of float or None
         Accuracy that fine-tuning is expected to add: least, usual, most. None where the rule needs no such
         expectation.
@@ -68,7 +69,7 @@ class Advice:
 
     recommendation: Recommendation
     rule: str
-    certainty: Certainty
+    certainty: Certainty | None
     gain: tuple[float, float, float] | None
     reasons: tuple[str, ...]
 
@@ -161,6 +162,21 @@ def advise_on(evidence: Evidence) -> Advice:
     """Return the advice of the first rule that decides, with remarks on figures that no rule uses."""
     found = next(advice for rule in RULES if (advice := rule(evidence)) is not None)
     return replace(found, reasons=(*found.reasons, *_remarks(evidence)))
+
+
+def advise_on_task(task: str) -> Advice:
+    """Return the advice for another task than classification, of which no evidence has part."""
+    return Advice(
+        recommendation=FROZEN,
+        rule="task",
+        certainty=None,
+        gain=None,
+        reasons=(
+            f"fine-tuning learns one class an image and does not know --task {task}: there is no choice",
+            "the rules that weigh frozen features against fine-tuning rest on studies of classification "
+            "alone; the heads below were measured on left-out images all the same",
+        ),
+    )
 
 
 def _gain(evidence: Evidence, share: Share) -> tuple[float, float, float]:

@@ -13,6 +13,7 @@ from toptune.machine.cores import MOST_THREADS, reading_threads
 from toptune.machine.devices import AUTO, check_device_name
 from toptune.options import MOST_COUNT, check_choice, check_count, flat_options
 from toptune.train.rows.options import RowArguments, RowOptions
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
 
 AUGMENTATIONS = ("crop-flip", "crop", "none")
 # A new classifier starts from random weights and can take larger steps than pretrained weights, which a large
@@ -217,6 +218,7 @@ class FineTuneOptions:
 
     def _check(self) -> None:
         """Refuse values out of range, and combinations that contradict each other."""
+        _check_task(self.rows)
         for name, known in (
             ("optimizer", ("adamw", "sgd")),
             ("augment", AUGMENTATIONS),
@@ -254,6 +256,19 @@ class FineTuneOptions:
                 f"validation_fraction is 0, and nothing could choose among {len(self.rates)} learning rates "
                 "or say how long to refit; give one --learning-rate and no --refit, or some validation rows"
             )
+
+
+def _check_task(rows: RowOptions) -> None:
+    """Refuse several labels an image, and numbers, with what can be done in place of fine-tuning."""
+    if rows.task in (AUTO_TASK, CLASSIFICATION):
+        return
+    words = f"--target {rows.target}" if rows.target else f"--task {rows.task}"
+    raise InputError(
+        f"fine-tuning learns one class an image and does not know --task {rows.task}; train a head on frozen "
+        f"features (toptune extract, then toptune train {words}), or name one column of classes with "
+        "--label-column",
+        option="target" if rows.target else "label_column" if rows.label_column else "task",
+    )
 
 
 def _check_range(name: str, value: float, least: float, below: float) -> None:

@@ -15,7 +15,7 @@ from shapes import MODEL, SHAPES, draw_shape, save_shapes
 from toptune.extract import extract
 from toptune.store import FeatureStore, InputError
 from toptune.train import train
-from toptune.workflows import advise, plan_finetune
+from toptune.workflows import advise, finetune, plan_finetune
 from toptune.workflows.study.study import run_study
 
 Run = Callable[..., tuple[int, str, str]]
@@ -262,3 +262,50 @@ def _results(path: Path) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     return rows
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of images with several labels each, and a number."""
+    folder = tmp_path_factory.mktemp("listed")
+    rng = np.random.default_rng(0)
+    lines = ["path,labels,age"]
+    for row in range(40):
+        labels = [name for name in ("bright", "wide") if rng.random() < 0.5]
+        values = rng.integers(0, 120, (16, 16, 3), dtype=np.uint8) + 130 * ("bright" in labels)
+        Image.fromarray(values.astype(np.uint8)).save(folder / f"{row}.png")
+        lines.append(f"{folder / f'{row}.png'},{'|'.join(labels)},{values.mean():.3f}")
+    (folder / "listed.csv").write_text("\n".join(lines))
+    return folder / "listed.csv"
+
+
+@pytest.mark.parametrize(
+    ("words", "task", "figure"),
+    [((), "multilabel", "accuracy of labels"), (("--target", "age"), "regression", "R2")],
+    ids=["multilabel", "regression"],
+)
+def test_of_another_task_heads_are_measured_and_nothing_is_fine_tuned(
+    listed: Path, tmp_path: Path, run_cli: Run, words: tuple[str, ...], task: str, figure: str
+) -> None:
+    options = ("--model", MODEL, "--store", tmp_path / "features", "--layers", "last", "--cv", "2")
+    code, told, err = run_cli("advise", listed, *options, *words)
+    assert code == 0, err
+    assert "advice: stay frozen (rule: task)" in told
+    assert f"fine-tuning learns one class an image and does not know --task {task}" in told
+    assert "studies of classification alone" in told
+    assert figure in told
+    assert "not tried: timing fine-tuning" in told
+    (command,) = [line for line in told.splitlines() if line.startswith("  toptune ")]
+    assert f"--task {task}" in command
+    assert command.count("--target age") == len(words) / 2
+    # The command is taken as it stands.
+    line = [*command.split()[1:-1], str(tmp_path / "run")]
+    code, _, err = run_cli(*line)
+    assert code == 0, err
+
+
+def test_fine_tuning_refuses_other_tasks_with_what_can_be_done(listed: Path, tmp_path: Path) -> None:
+    for options in ({"target": "age"}, {"task": "multilabel"}, {"label_column": "a,b"}):
+        given: dict[str, Any] = dict(options)
+        with pytest.raises(InputError, match=r"fine-tuning learns one class an image.*toptune train --ta"):
+            finetune(listed, model=MODEL, out=tmp_path / "tuned", **given)
