@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,33 +66,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
-# Modules that draw the confusion matrix of each run.
-DRAWING = ("toptune.train.runs.writing", "toptune.workflows.finetuning.run")
-_drawn: dict[tuple[str, ...], bytes] = {}
+# What draws an image of each run, by the modules that call it.
+DRAWING = {
+    "toptune.train.runs.metrics": ("save_confusion_image",),
+    "toptune.workflows.finetuning.run": ("save_confusion_image",),
+    "toptune.train.figures.label_figures": ("save_precision_recall",),
+    "toptune.train.figures.number_figures": ("save_predicted", "save_residuals"),
+}
+_drawn: dict[tuple[object, ...], bytes] = {}
 
 
 def pytest_runtest_setup() -> None:
-    """Draw the confusion matrix of runs of the same classes once: drawing takes longer than a small training.
+    """Draw images of runs of the same classes once: drawing takes longer than a small training.
 
     Tests of the drawing itself call it themselves.
     """
-    for name in DRAWING:
-        module = sys.modules.get(name)
-        draw = getattr(module, "save_confusion_image", None)
-        if draw is not None and draw is not _draw_once:
-            setattr(module, "save_confusion_image", _draw_once)  # noqa: B010
+    for module, names in DRAWING.items():
+        if module in sys.modules:
+            for name in names:
+                draw = getattr(sys.modules[module], name)
+                if not hasattr(draw, "draws_once"):
+                    setattr(sys.modules[module], name, _drawing_once(draw))
 
 
-def _draw_once(path: Path, confusion: Any, classes: Sequence[str], *, title: str = "") -> None:
+def _drawing_once(draw: Callable[..., None]) -> Callable[..., None]:
+    """Draw as `draw` does, but only the first image of the same names."""
     from toptune.store.files.writing import write_file
-    from toptune.train.runs.confusion_plot import save_confusion_image
 
-    key = tuple(classes)
-    if key in _drawn:
-        write_file(path, _drawn[key])
-    else:
-        save_confusion_image(path, confusion, classes, title=title)
-        _drawn[key] = path.read_bytes()
+    def draw_once(path: Path, *given: Any, **options: Any) -> None:
+        # Only the names are hashable as they are; the numbers and the title differ from run to run.
+        names = [tuple(each) for each in given if isinstance(each, list | tuple)]
+        key = (draw.__module__, draw.__name__, *names)
+        if key in _drawn:
+            write_file(path, _drawn[key])
+            return
+        draw(path, *given, **options)
+        if path.is_file():
+            _drawn[key] = path.read_bytes()
+
+    draw_once.draws_once = True  # type: ignore[attr-defined]
+    return draw_once
 
 
 @pytest.fixture

@@ -307,6 +307,13 @@ def _call(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         return _moved(args[0], CUDA, non_blocking=options.get("non_blocking", False))
     if func is Tensor.copy_:
         return _copy(*args, **options)
+    if name == "__deepcopy__":
+        # The memo holds all that was copied before. Looking through it for each tensor would take
+        # longer than all else that a test does with a network.
+        if not isinstance(args[0], CudaTensor):
+            with _as_plain():
+                return func(*args)
+        args = (args[0], {})
     tensors = [leaf for leaf in tree_leaves((args, options)) if isinstance(leaf, Tensor)]
     on_device = [tensor for tensor in tensors if isinstance(tensor, CudaTensor)]
     if on_device:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from toptune.store import CONTENT_ARRAY, FeatureCache, FeatureStore, Manifest, Recipe
 
@@ -19,11 +19,17 @@ N_SHARED = 120
 Values = npt.NDArray[np.float32]
 
 
+@pytest.fixture(scope="session")
+def pools() -> ThreadpoolController:
+    """The pools of threads of all loaded libraries, which are searched for only once."""
+    return ThreadpoolController()
+
+
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread(pools: ThreadpoolController) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    with threadpool_limits(1):
+    with pools.limit(limits=1):
         yield
     torch.set_num_threads(before)
 
