@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from house import FLOOR, HOUSES, ROOT, imported_files, room_of, sources, tree_of
@@ -26,6 +27,7 @@ def arrows() -> dict[str, set[str]]:
 def reduced(graph: dict[str, set[str]]) -> dict[str, list[str]]:
     """Drop each arrow that a chain of other arrows replaces (the transitive reduction)."""
 
+    @cache
     def below(room: str) -> set[str]:
         return graph[room].union(*(below(target) for target in graph[room]))
 
