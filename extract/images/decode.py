@@ -312,7 +312,8 @@ def _opened(content: bytes) -> Any:
 
 def _of_values(values: Values, reading: Reading) -> Decoded:
     found = scaled(values, reading)
-    return Decoded(image_of(found.pixels), found.bits, found.uses_little)
+    image = _upright(image_of(found.pixels), values.orientation)
+    return Decoded(image, found.bits, found.uses_little)
 
 
 def _values_of(image: ImageFile.ImageFile, samples: Samples, reading: Reading) -> Values:

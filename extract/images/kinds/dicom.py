@@ -11,6 +11,12 @@ from toptune.text import counted
 
 MARK = slice(128, 132), b"DICM"
 _WHAT = "a DICOM file"
+# How pydicom begins where no decoder that is installed decodes a compression.
+_UNDECODED = "Unable to dec"
+_ADVICE = (
+    "; pip install python-gdcm, or pylibjpeg and pylibjpeg-libjpeg, which decode more, or save the file "
+    "without compression"
+)
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 
 
@@ -42,9 +48,11 @@ def read(data: bytes, before: Before, *, is_scaled: bool) -> Values:
     except UnreadableImageError:
         raise
     except Exception as error:  # a damaged file may make pydicom raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # pydicom puts what each decoder lacks or says on a line of its own.
+        reason = "; ".join(line.strip() for line in str(error).splitlines()) or type(error).__name__
         kind = "not supported" if isinstance(error, NotImplementedError | RuntimeError) else "damaged"
-        raise UnreadableImageError(f"{kind}: {_WHAT}: {reason}") from error
+        advice = _ADVICE if reason.startswith(_UNDECODED) else ""
+        raise UnreadableImageError(f"{kind}: {_WHAT}: {reason.replace(':;', ':'):.400}{advice}") from error
 
 
 def _frame(file: Any, pixels: Any, before: Before, *, is_scaled: bool) -> Values:

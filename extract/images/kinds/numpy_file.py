@@ -44,7 +44,7 @@ def read(data: bytes, before: Before) -> Values:
     is_said = dtype.kind == "u"
     return Values(
         pixels,
-        _WHAT,
+        f"{_WHAT} of shape {shape}",
         declared=range_of(dtype) if is_said else None,
         bits=8 * dtype.itemsize if is_said else None,
     )

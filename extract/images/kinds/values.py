@@ -18,7 +18,7 @@ Before = Callable[[int, int, int], None]
 
 @dataclass(frozen=True)
 class Values:
-    """An image, upright, in the numbers of its file.
+    """An image in the numbers of its file.
 
     Attributes
     ----------
@@ -34,6 +34,8 @@ class Values:
         Bits of a sample where the file declares a depth.
     is_inverted : bool
         Whether the lowest value is white.
+    orientation : int
+        How the image lies in its file, as EXIF's tag says it; 1 is upright.
     """
 
     pixels: npt.NDArray[Any]
@@ -42,6 +44,7 @@ class Values:
     declared: tuple[float, float] | None = None
     bits: int | None = None
     is_inverted: bool = False
+    orientation: int = 1
 
     @property
     def n_bands(self) -> int:

@@ -9,8 +9,19 @@ from toptune.extract.images.remarks import Remarks
 from toptune.store.datasets.outside_tables import OutsideTable
 from toptune.store.datasets.outside_text import outside_text
 
+# The pattern of `--group-by` that takes the path out of the id of a row.
+_IMAGE_OF_ID = "'^([^[]+)'"
 
-def read_boxes(table: OutsideTable, columns: Sequence[str], where: str, remarks: Remarks) -> list[Box | None]:
+
+def read_boxes(
+    table: OutsideTable,
+    columns: Sequence[str],
+    where: str,
+    remarks: Remarks,
+    *,
+    paths: Sequence[str],
+    has_ids: bool,
+) -> list[Box | None]:
     """Return the box of each row; None where a row has no value of the four, which is the whole image.
 
     Edges count from the upper left corner of the upright image. They are shares of width and height if no
@@ -26,7 +37,11 @@ def read_boxes(table: OutsideTable, columns: Sequence[str], where: str, remarks:
     where : str
         What the table is called in messages.
     remarks : Remarks
-        Takes the unit of the boxes.
+        Takes the unit of the boxes and, where an image has several, how a split keeps them together.
+    paths : sequence of str
+        The image of each row.
+    has_ids : bool
+        Whether a column names the rows, so that their ids do not begin with the path.
 
     Raises
     ------
@@ -54,9 +69,17 @@ def read_boxes(table: OutsideTable, columns: Sequence[str], where: str, remarks:
         unit = "as shares of the image's width and height" if are_shares else "in pixels"
         remarks.add(
             "row", f"of a box of an image, {unit}", None,
-            code="TT023", count=len(there), is_left_out=False,
+            code="TT023", count=len(there), is_left_out=False, advice=_together(paths, has_ids=has_ids),
         )  # fmt: skip
     return [None if edges is None else Box(*edges, are_shares=are_shares) for edges in rows]
+
+
+def _together(paths: Sequence[str], *, has_ids: bool) -> str:
+    """Say how a split keeps the boxes of an image together, if one has several: they look alike."""
+    if len(set(paths)) == len(paths):
+        return ""
+    group = "a column that names the image" if has_ids else _IMAGE_OF_ID
+    return f"several of one image may train and test a run: train --group-by with {group} keeps them together"
 
 
 def _edges(

@@ -91,7 +91,7 @@ def source_of_table(
     _refuse_nested(table, columns, where)
     paths = _paths(table, columns, where)
     labels, several = _labels(table, columns, where, is_named=label_column is not None)
-    boxes = read_boxes(table, columns.box, where, remarks)
+    boxes = read_boxes(table, columns.box, where, remarks, paths=paths, has_ids=columns.identity is not None)
     extra = several | {name: table.values(name) for name in _kept(table, columns, remarks)}
     others = [name for name in table.names if name not in (*columns.taken, *columns.box)]
     if others and not several and all(label is None for label in labels):

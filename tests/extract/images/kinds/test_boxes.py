@@ -16,6 +16,7 @@ from toptune.extract.images.kinds.boxes import Box, RecentImages
 from toptune.extract.images.remarks import remarks_of
 from toptune.store import ConflictError, InputError, UnreadableImageError
 from toptune.train import train
+from toptune.train.rows.groups import row_keys
 from toptune.workflows import Classifier
 from toptune.workflows.gallery.thumbnails import Thumbnails
 
@@ -45,7 +46,14 @@ def test_boxes_are_crops(photo: Path) -> None:
         np.testing.assert_array_equal(pixels, expected)
     assert source.manifest().ids == ["a.png[5,10,25,40]", "a.png[0,0,60,40]", "a.png"]
     assert source.manifest().column("x1") == ["25", "60", None]
-    assert list(map(str, remarks_of(source))) == ["note: 2 rows of a box of an image, in pixels [TT023]"]
+    # Boxes of one image on both sides of a split would flatter the run.
+    assert list(map(str, remarks_of(source))) == [
+        "note: 2 rows of a box of an image, in pixels; several of one image may train and test a run: train "
+        "--group-by with '^([^[]+)' keeps them together [TT023]"
+    ]
+    keys = row_keys(source.manifest(), group_by="^([^[]+)")
+    assert keys is not None
+    assert len(set(keys)) == 1
 
 
 def test_boxes_may_be_shares_and_come_as_a_frame(photo: Path) -> None:

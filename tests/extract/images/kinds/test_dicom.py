@@ -121,6 +121,25 @@ def test_files_that_cannot_be_read(data: Any, message: str) -> None:
         decode_image(data())
 
 
+def test_a_compressed_file_is_the_same_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dicom(ct(), WindowCenter=40, WindowWidth=400)
+    file, packed = pydicom.dcmread(io.BytesIO(data)), io.BytesIO()
+    file.compress(pydicom.uid.RLELossless)
+    pydicom.dcmwrite(packed, file, enforce_file_format=True)
+    np.testing.assert_array_equal(decode_image(packed.getvalue()), decode_image(data))
+
+    def fail(_file: Any) -> None:
+        raise RuntimeError(
+            "Unable to decompress 'JPEG-LS' as plugins are missing dependencies:\n\tgdcm - requires it"
+        )
+
+    # What is absent, and how to get it, stands on lines of its own behind the first one.
+    monkeypatch.setattr(pydicom.pixels, "pixel_array", fail)
+    said = "missing dependencies: gdcm - requires it; pip install python-gdcm, or .* without compression"
+    with pytest.raises(UnreadableImageError, match=said):
+        decode_image(data)
+
+
 def test_the_limit_on_pixels_holds_by_the_header() -> None:
     with pytest.raises(UnreadableImageError, match="12 x 16 pixels, more than the limit of 100"):
         decode_image(dicom(ct()), max_pixels=100)

@@ -93,6 +93,14 @@ def test_bands_as_samples_planes_and_pages(shape: tuple[int, ...], options: dict
     np.testing.assert_array_equal(read(data, bands=(5, 1), channels=2), expected(last[..., [4, 0]], 0, 65535))
 
 
+def test_pages_of_any_writer_are_bands() -> None:
+    pages, file = [Image.fromarray(sample("uint8", SHAPE)) for _ in range(4)], io.BytesIO()
+    pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
+    np.testing.assert_array_equal(
+        read(file.getvalue(), bands=(4, 1, 2)), np.stack([np.asarray(pages[at]) for at in (3, 0, 1)], axis=-1)
+    )
+
+
 def test_what_a_tiff_says_of_white_and_of_transparency() -> None:
     values = sample("uint16", SHAPE)
     data = tiff(values, photometric="miniswhite")
@@ -144,7 +152,7 @@ def test_arrays_of_floats_need_a_scale() -> None:
         (np.zeros((4, 4), np.complex64), "of complex64"),
         (
             np.zeros((4, 4, 5), np.uint8),
-            "has 5 bands, and the network takes 3; choose them with --bands, such as 1,2,3",
+            r"of shape \(4, 4, 5\) has 5 bands, and the network takes 3; choose them with --bands",
         ),
     ],
 )
@@ -174,9 +182,12 @@ def test_damage_and_sizes() -> None:
 def test_a_tiff_that_cannot_be_read() -> None:
     stack = tiff(sample("uint16", (2, 3, *SHAPE)), metadata={"axes": "TCYX"}, ome=True)
     with pytest.raises(
-        UnreadableImageError, match=r"of the axes TCYX .* which has 2 along T; save each image"
+        UnreadableImageError, match=r"a TIFF of 2 times \(axes TCYX of 2 x 3 x 24 x 20\), .* save each image"
     ):
         read(stack, scale="dtype")
+    pages = tiff(sample("uint8", (2, *SHAPE, 3)), photometric="rgb")
+    with pytest.raises(UnreadableImageError, match="a TIFF of 2 pages"):
+        read(pages, scale="dtype")
     few = tiff(sample("uint16", (*SHAPE, 4)), planarconfig="contig")
     with pytest.raises(
         UnreadableImageError, match="a TIFF has 4 bands, counted from 1, and --bands asks for 7"
@@ -216,6 +227,10 @@ def test_bands_are_turned_upright() -> None:
     plain = np.asarray(decode_image(file.getvalue()))
     assert plain.shape == (20, 24, 3)
     np.testing.assert_array_equal(read(file.getvalue(), bands=(2, 1), channels=2), plain[..., [1, 0]])
+    # The same file lies the same way whether tifffile reads it or Pillow.
+    for orientation in (3, 5, 6):
+        data = tiff(colors, photometric="rgb", extratags=[(0x0112, "H", 1, orientation, True)])
+        np.testing.assert_array_equal(read(data, scale="dtype"), np.asarray(decode_image(data)))
 
 
 @pytest.mark.parametrize(
