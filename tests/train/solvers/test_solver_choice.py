@@ -191,7 +191,7 @@ def test_training_by_falkon(build: Build, tmp_path: Path) -> None:
 
 # Rows that are made as they are read, so that the process holds nothing that grows with n of its own.
 MEASURE = """
-import json, sys
+import json, os, sys
 import numpy as np, torch
 torch.set_num_threads(1)
 from toptune.train import FalkonClassifier, FalkonLogisticClassifier, StreamingRidgeClassifier
@@ -220,36 +220,51 @@ def fit(n, d, m, solver):
 def kernel_says(name):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
-n, d, m, solver = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-fit(500, 8, 50, solver)  # libraries and their workspaces
-before = kernel_says("VmRSS")
-with open("/proc/self/clear_refs", "w") as file:
-    file.write("5")  # the peak starts anew: ru_maxrss would hold that of the process that started this one
-fitted = fit(n, d, m, solver)
-print(json.dumps({"grown": kernel_says("VmHWM") - before, "projected": fitted.report_.peak_bytes}))
+def measured(n, d, m, solver):
+    fit(500, 8, 50, solver)  # libraries and their workspaces
+    before = kernel_says("VmRSS")
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts anew: ru_maxrss would hold that of the process before the fork
+    fitted = fit(n, d, m, solver)
+    return {"grown": kernel_says("VmHWM") - before, "projected": fitted.report_.peak_bytes}
+for line in sys.stdin:
+    # Each fit has a process of its own, which holds nothing of the fits before. Libraries are loaded once.
+    process = os.fork()
+    if not process:
+        print(json.dumps(measured(*json.loads(line))), flush=True)
+        os._exit(0)
+    status = os.waitpid(process, 0)[1]
+    assert status == 0, (line, status)
 """
+M_CENTERS = 600
+SOLVER_DIMS = {"direct": 64, "falkon": 64, "logistic": 64, "ridge": 600}
+N_SMALL, N_LARGE = 12_000, 48_000
 
 
-def measure(n: int, d: int, m: int, solver: str) -> dict[str, int]:
+@pytest.fixture(scope="module")
+def figures() -> dict[tuple[str, int], dict[str, int]]:
+    """Measured and projected bytes of fits of each solver to few and to many rows."""
+    fits = [(solver, n) for solver in SOLVER_DIMS for n in (N_SMALL, N_LARGE)]
+    asked = [json.dumps([n, SOLVER_DIMS[solver], M_CENTERS, solver]) for solver, n in fits]
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(n), str(d), str(m), solver],
+        [sys.executable, "-c", MEASURE], input="\n".join(asked),
         capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    figures: dict[str, int] = json.loads(done.stdout)
-    return figures
+    return dict(zip(fits, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
-@pytest.mark.parametrize("solver", ["direct", "falkon", "logistic", "ridge"])
-def test_measured_peak_is_below_the_projection_and_flat_in_n(solver: str) -> None:
-    d = 600 if solver == "ridge" else 64
-    small, large = (measure(n, d, 600, solver) for n in (12_000, 48_000))
-    for figures in (small, large):
-        assert 0.1 * figures["projected"] <= figures["grown"] <= figures["projected"]
+@pytest.mark.parametrize("solver", SOLVER_DIMS)
+def test_measured_peak_is_below_the_projection_and_flat_in_n(
+    solver: str, figures: dict[tuple[str, int], dict[str, int]]
+) -> None:
+    small, large = figures[solver, N_SMALL], figures[solver, N_LARGE]
+    for each in (small, large):
+        assert 0.1 * each["projected"] <= each["grown"] <= each["projected"]
     if solver in ("falkon", "logistic"):
         # The kernel's values are kept here, which the projection says.
-        assert large["projected"] - small["projected"] >= 36_000 * 600 * 4
+        assert large["projected"] - small["projected"] >= (N_LARGE - N_SMALL) * M_CENTERS * 4
     else:
         assert large["projected"] <= 1.1 * small["projected"]
         assert large["grown"] - small["grown"] <= 0.1 * small["projected"]
