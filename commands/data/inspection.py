@@ -18,6 +18,7 @@ from toptune.commands.options.training import (
     STORED_FEATURES,
 )
 from toptune.train.rows.options import VAL, RowOptions
+from toptune.train.tasks.names import TASK_NAMES
 
 
 @click.command(
@@ -121,6 +122,18 @@ from toptune.train.rows.options import VAL, RowOptions
     "--label-column",
     metavar="COLUMN",
     help="Column of the data set whose values are the labels, in place of its labels.",
+)
+@click.option(
+    "--task",
+    type=Choice(TASK_NAMES),
+    default=RowOptions.task,
+    show_default=True,
+    help="What labels mean, as for train; auto follows the data set.",
+)
+@click.option(
+    "--target",
+    metavar="COLUMN",
+    help="Numeric column of the data set whose numbers are checked, or several with commas between them.",
 )
 @SEED
 @HEAD_DEVICE

@@ -1,26 +1,16 @@
 """`FalkonClassifier`: Nystrom kernel ridge classification, cross-validated in one pass."""
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from sklearn.utils.validation import check_is_fitted
 
-from toptune.errors import InputError
-from toptune.machine.precision import full_precision
 from toptune.store.features.blocks import row_slices
 from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLike
-from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.kernel_ridge import KernelRidge
 from toptune.train.estimators.scored_classifier import ScoredClassifier
-from toptune.train.kernels.kernels import kernel_of
-from toptune.train.kernels.maps import NystromMaps
 from toptune.train.numerics.calibration import softmax
 from toptune.train.partial.partial_fit import PartialClassifier
-from toptune.train.rows.block_reading import to_tensor
-from toptune.train.solvers.left_out_scores import left_out_scores
 
 
 class FalkonClassifier(KernelRidge, PartialClassifier, ScoredClassifier):
@@ -158,8 +148,8 @@ class FalkonClassifier(KernelRidge, PartialClassifier, ScoredClassifier):
         Returns
         -------
         ndarray of float32, shape (n, n_classes)
-            Rows sum to 1. NaN for the rows of classes that lie in one fold: no fit without them knows the
-            class.
+            Rows sum to 1, but those of several labels a row. NaN for the rows of classes that lie in one
+            fold: no fit without them knows the class.
 
         Raises
         ------
@@ -178,28 +168,10 @@ class FalkonClassifier(KernelRidge, PartialClassifier, ScoredClassifier):
         >>> left.shape, bool((left.argmax(axis=1) == y).mean() > 0.9)
         ((150, 3), True)
         """
-        check_is_fitted(self)
-        if self.cv is None:
-            raise InputError("cv is None, so that no rows are left out; fit with a number of folds")
-        with full_precision():
-            given = FitInputs.of(self, X, y, groups=groups, cluster=None, start=time.perf_counter())
-            rows = given.rows
-            given.check_memory(
-                3 * 4 * rows.n * rows.n_classes,
-                host_bytes=3 * 4 * rows.n * rows.n_classes,
-                what=f"left-out probabilities of {rows.n} rows in {rows.n_classes} classes",
-                instead="raise --memory-limit",
-            )
-            dtype = torch.float64 if self.centers_.dtype == np.float64 else torch.float32
-            centers = to_tensor(self.centers_, dtype=dtype, device=given.device)
-            maps = NystromMaps.on([kernel_of(self.kernel, self.sigma_)], centers, keep_grams=True)
-            scores = left_out_scores(
-                rows,
-                maps,
-                penalty=self.penalty_,
-                block_rows=given.block_rows(rank=len(centers)),
-                device=given.device,
-            )
+        scores = self._left_out_scores(X, y, groups=groups)
         for some in row_slices(scores.shape, scores.dtype):
-            scores[some] = softmax(scores[some], self.temperature_)
+            if self.sigmoids_ is None:
+                scores[some] = softmax(scores[some], self.temperature_)
+            else:
+                scores[some] = self.sigmoids_.probabilities(scores[some])
         return scores

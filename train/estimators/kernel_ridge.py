@@ -1,5 +1,6 @@
 """`KernelRidge`: how Nystrom kernel ridge regression fits, be it to classes, labels or numbers."""
 
+import time
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import ClassVar, Protocol
@@ -7,10 +8,12 @@ from typing import ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from toptune.errors import InputError
 from toptune.machine.plans import plan_logger
+from toptune.machine.precision import full_precision
 from toptune.options import check_choice
 from toptune.store.features.blocks import Blocks
 from toptune.train.estimators.arguments import RowsLike, Values
@@ -29,6 +32,7 @@ from toptune.train.rows.inputs import Given
 from toptune.train.solvers.device_rates import DEFAULT_SHARE, float32_share
 from toptune.train.solvers.falkon_lib import check_library
 from toptune.train.solvers.kernel_fit import FitProblem, fit_kernel
+from toptune.train.solvers.left_out_scores import left_out_scores
 from toptune.train.solvers.one_pass import RELATIVE_PENALTIES, Solution
 from toptune.train.solvers.saved_sums import SavedSums
 from toptune.train.solvers.selection import check_selection
@@ -193,6 +197,41 @@ class KernelRidge(ScoredEstimator):
     def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
         return kernel_scores(self, X)
+
+    def _left_out_scores(
+        self, X: RowsLike, y: npt.ArrayLike, *, groups: Sequence[str] | None
+    ) -> npt.NDArray[np.float32]:
+        """Return the scores (n, n_classes) of all rows by fits without their folds; of standardized numbers.
+
+        Raises
+        ------
+        InputError
+            If this estimator was fitted with ``cv=None``, or the scores are above the memory limit.
+        NumericalError
+            If the fit without a fold cannot be solved.
+        """
+        check_is_fitted(self)
+        if self.cv is None:
+            raise InputError("cv is None, so that no rows are left out; fit with a number of folds")
+        with full_precision():
+            given = FitInputs.of(self, X, y, groups=groups, cluster=None, start=time.perf_counter())
+            rows = given.rows
+            given.check_memory(
+                3 * 4 * rows.n * rows.n_classes,
+                host_bytes=3 * 4 * rows.n * rows.n_classes,
+                what=f"left-out answers for {rows.n} rows and {rows.n_classes} classes or targets",
+                instead="raise --memory-limit",
+            )
+            dtype = torch.float64 if self.centers_.dtype == np.float64 else torch.float32
+            centers = to_tensor(self.centers_, dtype=dtype, device=given.device)
+            maps = NystromMaps.on([kernel_of(self.kernel, self.sigma_)], centers, keep_grams=True)
+            return left_out_scores(
+                rows,
+                maps,
+                penalty=self.penalty_,
+                block_rows=given.block_rows(rank=len(centers)),
+                device=given.device,
+            )
 
 
 class KernelParameters(Protocol):

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import numpy.typing as npt
 
-from toptune.train.estimators.arguments import RandomState
+from toptune.train.estimators.arguments import RandomState, RowsLike
 from toptune.train.estimators.kernel_ridge import KernelRidge
 from toptune.train.partial.partial_fit import PartialRegressor
+from toptune.train.passes.targets import Scaling
 from toptune.train.regressors.scored_regressor import ScoredRegressor
 
 
@@ -113,3 +115,31 @@ class FalkonRegressor(KernelRidge, PartialRegressor, ScoredRegressor):
         self.device = device
         self.memory_limit_bytes = memory_limit_bytes
         self.dask = dask
+
+    def left_out_predictions(
+        self, X: RowsLike, y: npt.ArrayLike, *, groups: Sequence[str] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Return the numbers of each row by a fit that has not seen the fold of the row.
+
+        Kernel, centers and penalty are those of this fit, and so are the folds if the arguments are.
+
+        Parameters
+        ----------
+        X, y, groups
+            The arguments of `fit`.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, n_targets)
+            In the unit of the targets.
+
+        Raises
+        ------
+        InputError
+            If this regressor was fitted with ``cv=None`` and has no folds, or the predictions of all rows are
+            above the memory limit.
+        NumericalError
+            If the fit without a fold cannot be solved.
+        """
+        scores = self._left_out_scores(X, y, groups=groups)
+        return Scaling(mean=self.target_mean_, scale=self.target_scale_).restored(scores)

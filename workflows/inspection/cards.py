@@ -40,7 +40,7 @@ def _of_group(group: ImageGroup) -> Card:
 
 def _of_finding(found: Finding) -> Card:
     if found.kind == LABEL:
-        says = f"rather {found.suggestion}, {1 - found.score:.3f} for its own label"
+        says = found.told or f"rather {found.suggestion}, {1 - found.score:.3f} for its own label"
     elif found.kind == OUTLIER:
         says = f"far from all images: distance {found.score:.3f}"
         says += "" if found.novelty is None else f", novelty {found.novelty:.3f}"
@@ -62,5 +62,5 @@ def _of_finding(found: Finding) -> Card:
 def _proposal(found: Finding) -> tuple[str, str] | None:
     """Return what accepting the suggestion of a finding decides, if it suggests a decision."""
     if found.kind == LABEL:
-        return (RELABEL, found.suggestion)
+        return None if found.told else (RELABEL, found.suggestion)
     return (found.suggestion, "") if found.suggestion in (KEEP, EXCLUDE) else None

@@ -25,16 +25,20 @@ class Finding:
     kind : {"duplicate", "near-duplicate", "label", "outlier", "image"}
     score : float
         How far beyond the threshold; a larger one is more suspect. It is the largest cosine to another image
-        of the group, 1 less the left-out probability of the label, the distance to the farthest neighbor that
-        was looked for, or 1 for a property of the image.
+        of the group, 1 less the left-out probability of the label, the robust z-score of a number, the
+        distance to the farthest neighbor that was looked for, or 1 for a property of the image.
     related : tuple of str
         Ids of other images: the group, or the nearest images that have the suggested label.
     suggestion : str
-        ``keep`` or ``exclude``, the label that is more likely, or the property of the image.
+        ``keep`` or ``exclude``, the label that is more likely, ``with LABEL`` or ``without LABEL`` of
+        several labels an image, ``TARGET=NUMBER`` of numbers, or the property of the image.
     leak : str
         Splits on which the group lies, with ``|`` between them; empty if it lies in one split.
     novelty : float, optional
         Of an outlier: the share of images to which a kernel on the others is less new.
+    told : str
+        Of one of several labels, or of a number: what was found, in a few words. The suggestion is then not
+        a class that the image could be relabeled to.
     """
 
     id: str
@@ -44,6 +48,7 @@ class Finding:
     suggestion: str = ""
     leak: str = ""
     novelty: float | None = None
+    told: str = ""
 
     def to_row(self) -> dict[str, object]:
         """Return the row of ``findings.csv``."""

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from toptune.extract.images.view import View
 from toptune.machine.ahead import ahead
 from toptune.machine.cores import reading_threads
 from toptune.workflows.inspection.findings import EXCLUDE, IMAGE, Finding
+from toptune.workflows.inspection.pixels import EDGE
 
 # Properties are measured at this size, so that blur of large and of small images can be compared.
 _EDGE_PIXELS = 256
@@ -48,6 +49,8 @@ class ImageProperties:
     sharpness : float
         Variance of the Laplacian of the gray values at a size of about 256 pixels (Pech-Pacheco et al. 2000);
         blurred images have a small one.
+    tile : bytes
+        Gray values of the image at EDGE x EDGE pixels, row by row, by which copies are told.
     """
 
     width: int
@@ -56,6 +59,7 @@ class ImageProperties:
     brightness: float
     deviation: float
     sharpness: float
+    tile: bytes = field(default=bytes(EDGE * EDGE), repr=False)
 
     @classmethod
     def of(cls, data: bytes) -> "ImageProperties":
@@ -72,6 +76,7 @@ class ImageProperties:
         if share < 1:
             size = [max(1, round(edge * share)) for edge in decoded.size]
             decoded = decoded.resize((size[0], size[1]), Image.Resampling.BOX)
+        tile = decoded.resize((EDGE, EDGE), Image.Resampling.BOX)
         gray = np.asarray(decoded, dtype=np.float64)
         return cls(
             width=width,
@@ -80,6 +85,7 @@ class ImageProperties:
             brightness=float(gray.mean()),
             deviation=float(gray.std()),
             sharpness=float(laplace(gray).var()),
+            tile=tile.tobytes(),
         )
 
 

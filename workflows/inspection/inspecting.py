@@ -1,11 +1,11 @@
 """`inspect` looks at a data set through its stored features."""
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +29,13 @@ from toptune.train.estimators.falkon import FalkonClassifier
 from toptune.train.heads.kinds import default_preprocessing
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
+from toptune.train.regressors.falkon import FalkonRegressor
 from toptune.train.rows.groups import components, group_keys
 from toptune.train.rows.splits import split_manifest
 from toptune.train.runs.writing import check_out, new_run_folder
+from toptune.train.tasks.choice import task_of, told_task
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL, REGRESSION
+from toptune.train.tasks.task import Matrix, Task
 from toptune.workflows.gallery.atlas import Nearby, Predicted, write_atlas
 from toptune.workflows.gallery.coordinates import Coordinates, map_rows
 from toptune.workflows.gallery.findings_page import Album, write_findings_page
@@ -61,12 +65,20 @@ from toptune.workflows.inspection.findings import (
     ImageGroup,
     in_order,
 )
-from toptune.workflows.inspection.images import failure_findings, image_findings, measure_images, rows_in
+from toptune.workflows.inspection.images import (
+    MOST_Z,
+    failure_findings,
+    image_findings,
+    measure_images,
+    rows_in,
+)
 from toptune.workflows.inspection.labels import Confusion, confident_labels, confused_classes
 from toptune.workflows.inspection.neighbors import Neighbors, nearest_neighbors, plan_neighbors
 from toptune.workflows.inspection.options import InspectArguments, InspectOptions
 from toptune.workflows.inspection.outliers import novelty_of
+from toptune.workflows.inspection.pixels import EDGE, pixel_copies
 from toptune.workflows.inspection.report import ATLAS, PAGE, Inspection
+from toptune.workflows.inspection.targets import Doubt, doubtful_labels, doubtful_numbers
 
 Rows = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]
@@ -139,14 +151,13 @@ def inspect(
     options = options_of(InspectOptions, arguments, call="inspect")
     path = check_out(out)
     opened = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-    features = opened.features(
-        model, dataset, version=options.dataset_version, label_column=options.label_column
-    )
+    features, task = _read(opened, model, dataset, options)
     features.mark_used()
     layers = usual_layer(features.arrays()) if options.layers is None else options.layers
     look = _Look(
         features=features,
         options=options,
+        task=task,
         phases=Phases(notify),
         progress=progress or (lambda _done, _total: None),
         arrays=[each.name for each in choose_arrays(features.arrays(), layers, options.pooling)],
@@ -155,23 +166,23 @@ def inspect(
     source = None if data is None else open_source(data, label_column=options.label_column)
     places = {} if source is None else rows_in(source, look.described.ids, data=str(data))
     neighbors = look.find_neighbors()
+    findings = failure_findings(look.failed, look.described.ids)
+    if source is None:
+        look.skip(
+            IMAGE,
+            "images were not looked at, only features: mirrored or resized copies may be missed, and the "
+            "page shows ids without images; --data PATH gives the images",
+        )
+    else:
+        with look.phases("images", line="measuring images"):
+            findings += look.measure(source, places)
     groups, equal, near = look.find_copies(neighbors)
-    findings = [each for group in groups for each in group.findings()]
+    findings += [each for group in groups for each in group.findings()]
     with look.phases("outliers"):
         findings += look.find_outliers(neighbors)
     with look.phases("labels", line="checking labels"):
         wrong, confused = look.check_labels(neighbors, np.concatenate([equal, near]))
     findings += wrong
-    findings += failure_findings(look.failed, look.described.ids)
-    if source is None:
-        look.skip(
-            IMAGE,
-            "images were not looked at, only features, and the page shows ids without them: --data PATH "
-            "gives the images",
-        )
-    else:
-        with look.phases("images", line="measuring images"):
-            findings += look.measure(source, places)
     coordinates = look.find_coordinates()
     result = look.inspection(str(out), findings, groups, confused)
     result = replace(result, has_map=coordinates is not None, has_images=source is not None)
@@ -186,18 +197,33 @@ def inspect(
     return result
 
 
+def _read(
+    store: FeatureStore, model: str, dataset: str, options: InspectOptions
+) -> tuple[FeatureCache | FeatureView, Task]:
+    """Return the features with the labels that are checked, and what these mean."""
+    rows, version = options.rows_of_training, options.dataset_version
+    features = store.features(model, dataset, version=version, **rows.reading(None))
+    name = told_task(rows.task, rows.wanted, features.manifest)
+    if name != rows.task and name == MULTILABEL:
+        features = store.features(model, dataset, version=version, **replace(rows, task=name).reading(None))
+    return features, task_of(name)
+
+
 @dataclass(eq=False, kw_only=True)
 class _Look:
     """One call of `inspect`, and what its steps share."""
 
     features: FeatureCache | FeatureView
     options: InspectOptions
+    task: Task
     phases: Phases
     progress: Progress
     arrays: list[str]
     notes: list[str] = field(default_factory=list)
     not_checked: dict[str, str] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    # Small gray images, by row.
+    tiles: dict[int, bytes] = field(default_factory=dict)
     plan: str = ""
     preprocessing: Preprocessing = field(init=False)
     predicted: Predicted = field(init=False)
@@ -233,9 +259,7 @@ class _Look:
             model=features.model,
             layers=tuple(self.arrays),
             n_images=features.n_rows,
-            classes=dict(
-                sorted(Counter(each for each in features.manifest.labels if each is not None).items())
-            ),
+            classes=self._classes(),
             findings=tuple(in_order(findings)),
             groups=tuple(groups),
             confused=tuple(confused),
@@ -246,6 +270,12 @@ class _Look:
             plan=self.plan,
             costs=self.phases.costs(),
         )
+
+    def _classes(self) -> dict[str, int]:
+        """Count the images of each class or label; numbers have none."""
+        if self.task.name == REGRESSION:
+            return {}
+        return dict(self.task.members([each for each in self.described.labels if each is not None]))
 
     def skip(self, kind: str, why: str) -> None:
         """Note that nothing is known of findings of a kind."""
@@ -269,6 +299,7 @@ class _Look:
                 val=options.val,
                 group_by=options.group_by,
                 resplit=options.resplit,
+                task=self.task.name,
             )
         # What keeps train from drawing a split does not keep images from being looked at.
         except InputError as error:
@@ -430,7 +461,7 @@ class _Look:
                 )
             equal = equal_pairs(digests, known)
             spacing = Spacing.of(neighbors, false_alarms=self.options.false_alarms)
-            near = self.used[spacing.near_pairs(neighbors)]
+            near = self.used[np.concatenate([spacing.near_pairs(neighbors), self._by_pixels(neighbors)])]
             nearest = np.zeros(self.features.n_rows)
             nearest[self.used] = neighbors.cosines[:, 0]
             self.thresholds |= {
@@ -441,6 +472,22 @@ class _Look:
             groups = exact_groups(equal, self.described)
             groups += near_groups(near, nearest, equal, self.described)
         return groups, equal, near
+
+    def _by_pixels(self, neighbors: Neighbors) -> Pairs:
+        """Return the pairs of neighbors, by their places in `used`, whose pixels are nearly the same."""
+        found = None
+        if self.tiles:
+            tiles = np.zeros((len(self.used), EDGE, EDGE), dtype=np.uint8)
+            known = np.zeros(len(self.used), dtype=bool)
+            for place, row in enumerate(self.used.tolist()):
+                if (tile := self.tiles.get(row)) is not None:
+                    tiles[place] = np.frombuffer(tile, dtype=np.uint8).reshape(EDGE, EDGE)
+                    known[place] = True
+            found = pixel_copies(tiles, known, neighbors, false_alarms=self.options.false_alarms)
+        if found is None:
+            return np.zeros((0, 2), dtype=np.int64)
+        self.thresholds["near_duplicate_correlation"] = found.least
+        return found.pairs
 
     def find_outliers(self, neighbors: Neighbors) -> list[Finding]:
         """Return the images whose farthest neighbor is farther than that of nearly all images."""
@@ -487,6 +534,8 @@ class _Look:
         is_labeled = np.array([labels[row] is not None for row in self.used.tolist()], dtype=bool)
         rows = self.used[is_labeled]
         given = np.array([str(labels[row]) for row in rows.tolist()], dtype=str)
+        if self.task.name != CLASSIFICATION:
+            return self._check_targets(neighbors, rows, given.tolist(), copies), []
         if len(set(given.tolist())) < 2:
             self.skip(
                 LABEL,
@@ -522,22 +571,76 @@ class _Look:
         ]
         return wrong, confused_classes(found, codes, classes)
 
+    def _check_targets(
+        self, neighbors: Neighbors, rows: Rows, texts: list[str], copies: Pairs
+    ) -> list[Finding]:
+        """Return labels, of several an image, and numbers that contradict left-out predictions."""
+        try:
+            self.task.check(texts)
+        # What no head could learn is looked at all the same.
+        except InputError as error:
+            self.skip(LABEL, f"labels were not checked: {error}")
+            return []
+        names = self.task.names(texts)
+        values = self.task.targets(texts, names).values
+        try:
+            told = self._left_out_targets(rows, values, copies)
+        except FoldsError as error:
+            self.skip(LABEL, f"labels were not checked: {error}")
+            return []
+        is_number = self.task.name == REGRESSION
+        if is_number:
+            self.thresholds["residual_deviations"] = MOST_Z
+        doubts = (doubtful_numbers if is_number else doubtful_labels)(told, values, names)
+        return [self._of_doubt(each, neighbors, rows, None if is_number else values) for each in doubts]
+
+    def _of_doubt(
+        self, each: Doubt, neighbors: Neighbors, rows: Rows, labels: npt.NDArray[np.float64] | None
+    ) -> Finding:
+        """Return the finding of a doubt; a label is explained by near images that have the opposite."""
+        row = int(rows[each.row])
+        near = self.used[neighbors.rows[np.searchsorted(self.used, row)]]
+        if labels is not None:
+            column = labels[:, each.column]
+            near = near[np.isin(near, rows[column == 1 - column[each.row]])]
+        return Finding(
+            id=self.described.ids[row],
+            kind=LABEL,
+            score=each.score,
+            related=tuple(self.described.ids[other] for other in near[:_MOST_EVIDENCE].tolist()),
+            suggestion=each.suggestion,
+            told=each.told,
+        )
+
+    def _left_out_targets(self, rows: Rows, values: npt.NDArray[np.float64], copies: Pairs) -> Matrix:
+        """Return left-out probabilities of several labels, or left-out numbers, (n, k)."""
+        blocks, keys = self._as_heads_see(rows), self._keys(rows, copies)
+        if self.task.name == REGRESSION:
+            regressor = FalkonRegressor(**self._head_options()).fit(blocks, values, groups=keys)
+            return regressor.left_out_predictions(blocks, values, groups=keys)
+        head = FalkonClassifier(**self._head_options()).fit(blocks, values, groups=keys)
+        return head.left_out_probabilities(blocks, values, groups=keys).astype(np.float64)
+
+    def _head_options(self) -> dict[str, Any]:
+        device = settle_head_device(self.options.device)
+        return {
+            "cv": self.options.cv,
+            "random_state": self.options.seed,
+            "device": device,
+            "memory_limit_bytes": left_for_head(self.limit_bytes, device),
+        }
+
+    def _keys(self, rows: Rows, copies: Pairs) -> list[str]:
+        """Return keys of rows that share a fold: a copy in another one would vouch for a wrong label."""
+        together = self._together(copies)
+        return [str(together[row]) for row in rows.tolist()]
+
     def _left_out(
         self, rows: Rows, given: npt.NDArray[np.str_], copies: Pairs
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.str_]]:
         """Return left-out probabilities (n, n_classes) of a kernel head, and its classes."""
-        options, limit = self.options, self.limit_bytes
-        blocks = self._as_heads_see(rows)
-        device = settle_head_device(options.device)
-        head = FalkonClassifier(
-            cv=options.cv,
-            random_state=options.seed,
-            device=device,
-            memory_limit_bytes=left_for_head(limit, device),
-        )
-        # A copy in another fold would vouch for a wrong label, so that copies share a fold, as groups do.
-        together = self._together(copies)
-        keys = [str(together[row]) for row in rows.tolist()]
+        blocks, keys = self._as_heads_see(rows), self._keys(rows, copies)
+        head = FalkonClassifier(**self._head_options())
         head.fit(blocks, given, groups=keys)
         probabilities, classes = (
             head.left_out_probabilities(blocks, given, groups=keys),
@@ -580,4 +683,5 @@ class _Look:
         new = {row_of[place]: why for place, why in failed.items() if row_of[place] not in self.failed}
         ids = self.described.ids
         by_row = {row_of[place]: each for place, each in found.items()}
+        self.tiles = {row: each.tile for row, each in by_row.items()}
         return failure_findings(new, ids) + image_findings(by_row, ids)

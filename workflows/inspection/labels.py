@@ -23,15 +23,19 @@ class ConfidentLabels:
     ----------
     thresholds : ndarray of float64, shape (n_classes,)
         Mean probability of each class over the rows that are labeled so; NaN for a class without rows.
+    joint : ndarray of int64, shape (n,)
+        The class as which a row is counted in the confident joint: the most probable one among those that
+        reach their thresholds; -1 where no class does.
     suggested : ndarray of int64, shape (n,)
-        The most probable class among those that reach their thresholds; -1 where no class does.
+        The most probable class.
     self_confidence : ndarray of float64, shape (n,)
         Left-out probability of the given label; a small one is suspect.
     is_issue : ndarray of bool, shape (n,)
-        Rows off the diagonal of the confident joint: a class other than the given one is suggested.
+        Rows whose label is probably wrong.
     """
 
     thresholds: npt.NDArray[np.float64]
+    joint: Codes
     suggested: Codes
     self_confidence: npt.NDArray[np.float64]
     is_issue: npt.NDArray[np.bool_]
@@ -43,8 +47,9 @@ def confident_labels(probabilities: Probabilities, codes: Codes) -> ConfidentLab
     A row of given label i is counted as one of true class j if p(j; x) reaches the threshold of j, and is the
     largest probability that reaches its threshold (eq. 1 of the paper). The threshold of a class is the mean
     of its probability over the rows that are labeled so (eq. 2), so that a class of which the head is never
-    sure has a low one. Rows counted with j other than i are the issues (§3.2, "method 2"), and are ordered by
-    self-confidence.
+    sure has a low one. The rows counted with j other than i say how many labels are wrong. Which ones they
+    are the least self-confidence says better: as many rows are issues, of those whose most probable class is
+    not the given one.
 
     Parameters
     ----------
@@ -57,8 +62,8 @@ def confident_labels(probabilities: Probabilities, codes: Codes) -> ConfidentLab
     --------
     >>> left_out = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.9, 0.1]], dtype=np.float32)
     >>> found = confident_labels(left_out, np.array([0, 0, 1, 1]))
-    >>> found.is_issue.tolist(), found.suggested.tolist()
-    ([False, False, False, True], [0, -1, 1, 0])
+    >>> found.is_issue.tolist(), found.suggested.tolist(), found.joint.tolist()
+    ([False, False, False, True], [0, 0, 1, 0], [0, -1, 1, 0])
     """
     n, n_classes = probabilities.shape
     own = probabilities[np.arange(n), codes].astype(np.float64)
@@ -67,17 +72,19 @@ def confident_labels(probabilities: Probabilities, codes: Codes) -> ConfidentLab
         thresholds = np.bincount(codes, weights=own, minlength=n_classes) / counts
     # A class that nobody was given is suggested to nobody.
     limits = np.where(counts > 0, thresholds, np.inf)
-    suggested = np.full(n, -1, dtype=np.int64)
+    joint, suggested = np.full(n, -1, dtype=np.int64), np.zeros(n, dtype=np.int64)
     # Rows are taken some at a time, because the comparison makes another matrix of their probabilities.
     for some in row_slices(probabilities.shape, np.dtype(np.float64)):
         part = np.where(probabilities[some] >= limits - 1e-9, probabilities[some], -1.0)
         best = part.argmax(axis=1)
-        suggested[some] = np.where(part[np.arange(len(part)), best] >= 0, best, -1)
+        joint[some] = np.where(part[np.arange(len(part)), best] >= 0, best, -1)
+        suggested[some] = probabilities[some].argmax(axis=1)
+    doubtful = np.flatnonzero(suggested != codes)
+    n_issues = int(((joint >= 0) & (joint != codes)).sum())
+    is_issue = np.zeros(n, dtype=bool)
+    is_issue[doubtful[np.argsort(own[doubtful], kind="stable")[:n_issues]]] = True
     return ConfidentLabels(
-        thresholds=thresholds,
-        suggested=suggested,
-        self_confidence=own,
-        is_issue=(suggested >= 0) & (suggested != codes),
+        thresholds=thresholds, joint=joint, suggested=suggested, self_confidence=own, is_issue=is_issue
     )
 
 
@@ -88,9 +95,9 @@ class Confusion:
     Attributes
     ----------
     given, suggested : str
-        The class of the labels, and the class that the left-out predictions suggest.
+        The class of the labels, and the class that the left-out predictions are confident of.
     n_rows : int
-        Rows of the given class for which the other one is suggested.
+        Rows of the given class of which a prediction is confident of the other one.
     share : float
         Estimated share of all rows that have the given label and the other true class.
     """
@@ -127,10 +134,10 @@ def confused_classes(
     most : int
         Pairs that are returned, at most.
     """
-    counted = found.suggested >= 0
+    counted = found.joint >= 0
     n_classes = len(classes)
     # Pairs that occur are few, while a matrix of ten thousand classes would take a gigabyte.
-    pairs, counts = np.unique(codes[counted] * n_classes + found.suggested[counted], return_counts=True)
+    pairs, counts = np.unique(codes[counted] * n_classes + found.joint[counted], return_counts=True)
     given, suggested = np.divmod(pairs, n_classes)
     sums = np.bincount(given, weights=counts, minlength=n_classes)
     shares = counts / sums[given] * np.bincount(codes, minlength=n_classes)[given] / len(codes)

@@ -38,6 +38,8 @@ class InspectArguments(TypedDict, total=False):
     val: str
     group_by: str | None
     label_column: str | None
+    task: str
+    target: str | None
     device: str | None
     memory_limit: int | str | None
     map: str
@@ -69,9 +71,10 @@ class InspectOptions:
         Share of the images that are told as outliers: those that are farthest from their neighbors.
     cv : int
         Folds of the left-out probabilities by which labels are checked.
-    seed, test_fraction, resplit, val, group_by, label_column
+    seed, test_fraction, resplit, val, group_by, label_column, task, target
         As in `toptune.train.RowOptions`: they say which split the images are in, where the data set names
-        none, which groups must not be split, and which column holds the labels.
+        none, which groups must not be split, and which columns hold the labels, or the numbers of ``target``.
+        Images without a number are not checked.
     device : str, optional
         torch device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. None is the CPU.
     memory_limit : int or str, optional
@@ -103,6 +106,8 @@ class InspectOptions:
     val: str = RowOptions.val
     group_by: str | None = None
     label_column: str | None = None
+    task: str = RowOptions.task
+    target: str | None = None
     device: str | None = AUTO
     memory_limit: int | str | None = None
     map: str = PCA
@@ -139,6 +144,9 @@ class InspectOptions:
             val=self.val,
             group_by=self.group_by,
             label_column=self.label_column,
+            task=self.task,
+            target=self.target,
+            drop_missing=self.target is not None,
         )
 
     def to_dict(self) -> dict[str, Any]:

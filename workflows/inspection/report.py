@@ -137,7 +137,9 @@ class Inspection:
         if labels:
             lines += ["", "the labels that are most probably wrong:"]
             lines += [
-                f"  {each.id}: rather {each.suggestion} ({1 - each.score:.3f} for its own)" for each in labels
+                f"  {each.id}: "
+                + (each.told or f"rather {each.suggestion} ({1 - each.score:.3f} for its own)")
+                for each in labels
             ]
         if self.confused:
             lines += ["", "the classes that are confused most:"]
