@@ -29,7 +29,7 @@ from house import (
 FRONTS = ("store", "extract", "train", "workflows", "commands")
 ONLY_IN = {
     "zarr": ("store/arrays/zarr_format.py",),
-    "h5py": ("store/arrays/hdf5_format.py", "store/exchange/matrix_files.py"),
+    "h5py": ("store/arrays/hdf5_format.py",),
     "click": ("cli.py", "commands/"),
     "dask": ("store/features/dask_arrays.py",),
     "distributed": ("machine/dask_cluster.py",),

@@ -56,6 +56,22 @@ def format_of(name: str) -> ArrayFormat:
     return _FORMATS[name]
 
 
+def require_format(name: str) -> None:
+    """Refuse a format whose library is missing here, or too old to write.
+
+    Parameters
+    ----------
+    name : {"zarr", "hdf5"}
+
+    Raises
+    ------
+    InputError
+        If new arrays of the format cannot be written here; the message names the extra that installs it.
+    """
+    if name == "hdf5":
+        hdf5_format.hdf5_library(writes=True)
+
+
 def holds_array(folder: Path) -> bool:
     """Whether a folder was made as an array of some format: it has a metadata file, or units."""
     inside = [path.relative_to(folder).parts for path in folder.rglob("*")]

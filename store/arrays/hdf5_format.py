@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toptune.errors import CorruptError
+from toptune.errors import CorruptError, InputError
 from toptune.store.arrays.spec import OF_ANOTHER_UNIT, ArraySpec
 from toptune.store.arrays.units import count_units
 from toptune.store.files.json_values import canonical_json, parse_json
@@ -27,6 +27,35 @@ _DIGITS = 6
 _USER_BLOCK = 1024
 # The file format is fixed, so that equal values give equal bytes whatever HDF5 writes by default.
 _FORMAT = ("v110", "v110")
+# Older versions give the image of a file with a user block a superblock whose checksum does not hold, so
+# that no version can read the file again.
+_WRITING_HDF5 = (2, 0, 0)
+
+
+def hdf5_library(*, writes: bool = False) -> Any:
+    """Return h5py, which an extra installs.
+
+    Parameters
+    ----------
+    writes : bool, optional
+        Whether files are to be written, for which its HDF5 must be new enough.
+
+    Raises
+    ------
+    InputError
+        If h5py is missing, or its HDF5 is too old to write; the message says how to get it.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise InputError("HDF5 files need h5py; pip install 'toptune[hdf5]'") from error
+    if writes and h5py.version.hdf5_version_tuple < _WRITING_HDF5:
+        raise InputError(
+            f"units in HDF5 are written with HDF5 2.0 or newer, and h5py {h5py.__version__} has HDF5 "
+            f"{h5py.version.hdf5_version}, whose file images cannot be read again; pip install "
+            "'toptune[hdf5]', or take the format zarr"
+        )
+    return h5py
 
 
 def unit_path(array: Path, unit: int) -> Path:
@@ -48,8 +77,7 @@ def unit_bytes(spec: ArraySpec, unit: int) -> int | None:  # noqa: ARG001
 
 def metadata(spec: ArraySpec) -> bytes:
     """Return the array's ``all.h5``: a virtual data set over the units, NaN where a unit is missing."""
-    from h5py import h5d, h5p, h5s, h5t
-
+    h5d, h5p, h5s, h5t = (getattr(hdf5_library(), name) for name in ("h5d", "h5p", "h5s", "h5t"))
     # The low-level functions are used because h5py's others stamp a virtual data set with the time.
     properties = h5p.create(h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)
@@ -186,8 +214,7 @@ def read_unit_rows(
 def _decode(
     spec: ArraySpec, data: bytes, unit: int, out: npt.NDArray[np.number] | None = None
 ) -> npt.NDArray[np.number]:
-    import h5py
-
+    h5py = hdf5_library()
     expected = (spec.unit_length(unit), spec.dim)
     try:
         # HDF5 opens the bytes that were checked, not the path, at which another file may stand by now.
@@ -243,8 +270,7 @@ def _unit_name(unit: int) -> str:
 
 
 def _new_file() -> Any:
-    import h5py
-
+    h5py = hdf5_library(writes=True)
     # HDF5 knows files in memory by name too, and refuses two of one name at once.
     return h5py.File(
         uuid.uuid4().hex, "w", driver="core", backing_store=False, libver=_FORMAT, userblock_size=_USER_BLOCK

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from toptune.errors import InputError
+from toptune.store.arrays.hdf5_format import hdf5_library
 from toptune.store.exchange.npz_arrays import load_npz
 from toptune.store.exchange.parquet_arrays import open_parquet
 from toptune.store.exchange.unpacked import check_unpacked
@@ -122,8 +123,7 @@ def _as_column(text: str) -> Matrix:
 
 
 def _hdf5(path: Path) -> dict[str, Matrix]:
-    import h5py
-
+    h5py = hdf5_library()
     file = h5py.File(path, "r", locking=False)
     found: dict[str, Matrix] = {}
 

@@ -21,7 +21,7 @@ from toptune.errors import (
     StoreNotFoundError,
 )
 from toptune.options import check_choice, choices
-from toptune.store.arrays.formats import holds_array
+from toptune.store.arrays.formats import holds_array, require_format
 from toptune.store.arrays.spec import FORMATS
 from toptune.store.arrays.stored_layers import ALL, choose_arrays
 from toptune.store.datasets import dataset_records as datasets
@@ -432,6 +432,7 @@ class FeatureStore:
                     return cache
         _check_cut(unit_rows, batch_size, record.n_rows)
         check_choice(format, FORMATS, option="format")
+        require_format(format)
         folder = self.root / "features" / f"{name}@{digest[:8]}" / check_name(dataset, what="data set")
         files = cache_files(
             name,

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from toptune.store import (
 from toptune.store.arrays import hdf5_format, zarr_format
 from toptune.store.arrays.array_records import read_array
 from toptune.store.arrays.zarr_shards import has_plain_index
+from toptune.store.exchange.matrix_files import open_arrays
 from toptune.store.files.sealed import seal
 
 NAMES = [*DIMS, CONTENT_ARRAY]
@@ -53,6 +55,29 @@ def files(cache: FeatureCache) -> dict[str, bytes]:
         for path in (cache.path / name).rglob("*")
         if path.is_file()
     }
+
+
+def test_the_format_is_an_extra_and_damages_nothing_without_it(
+    hdf5: FeatureCache, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No h5py, or one whose HDF5 writes files that nobody can read, is said before anything is written."""
+    before = files(hdf5)
+    monkeypatch.setattr(h5py.version, "hdf5_version_tuple", (1, 14, 6))
+    with pytest.raises(InputError, match=r"HDF5 2\.0 or newer.*toptune\[hdf5\]"):
+        open_empty(tmp_path / "old", format="hdf5")
+    # Older versions read what newer ones wrote.
+    assert len(hdf5.blocks([NAMES[0]])[:]) == N_ROWS
+
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(InputError, match=r"need h5py; pip install 'toptune\[hdf5\]'"):
+        open_empty(tmp_path / "none", format="hdf5")
+    with pytest.raises(InputError, match="need h5py"):
+        FeatureStore(root).cache(hdf5.model, hdf5.dataset).blocks([NAMES[0]])[:]
+    assert files(hdf5) == before
+    (tmp_path / "e.h5").write_bytes(b"x")
+    with pytest.raises(InputError, match="need h5py"):
+        open_arrays(tmp_path / "e.h5")
+    assert open_empty(tmp_path / "zarr", format="zarr").format == "zarr"
 
 
 def test_plain_h5py_reads_the_whole_and_every_unit(hdf5: FeatureCache) -> None:
