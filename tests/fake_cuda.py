@@ -24,7 +24,7 @@ The pretended device shows nothing of kernels that round differently, or of time
 import sys
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -278,6 +278,8 @@ _KNOWN = {
 }
 # What gives its first argument other memory: ``tensor.data = other``, and `Tensor.set_`.
 _TAKING_OTHER_MEMORY = {"__set__", "set_"}
+# What may hold tensors: results with names, too.
+_NESTED = (tuple, list, dict, deque)
 # Functions that may be given tensors of several devices.
 _ACROSS_DEVICES = {"_has_compatible_shallow_copy_type", "new_tensor", "set_", "type_as"}
 
@@ -314,7 +316,7 @@ def _call(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             with _as_plain():
                 return func(*args)
         args = (args[0], {})
-    tensors = [leaf for leaf in tree_leaves((args, options)) if isinstance(leaf, Tensor)]
+    tensors = [*_tensors_in(args), *_tensors_in(options)]
     on_device = [tensor for tensor in tensors if isinstance(tensor, CudaTensor)]
     if on_device:
         _counts.operations[name] += name not in _KNOWN
@@ -325,7 +327,7 @@ def _call(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if func in _TO_PYTHON:
             wait(name)
             with _as_plain():
-                return func(*tree_map(_numbers_of, args), **options)
+                return func(*_mapped(_numbers_of, args), **options)
         if name in _WAITING:
             wait(name)
     with _as_plain():
@@ -345,7 +347,7 @@ def _compute(
         _use([])
     wrappers = {id(tensor.numbers): tensor for tensor in on_device}
     with _as_plain():
-        result = func(*tree_map(_numbers_of, args), **tree_map(_numbers_of, options))
+        result = func(*_mapped(_numbers_of, args), **_mapped(_numbers_of, options))
         if on_device and name in _TAKING_OTHER_MEMORY:
             # In this order: the books of memory that stays the same go on.
             leave = on_device[0].leave
@@ -362,7 +364,28 @@ def _compute(
             _note_written(known)
             return known
 
-        return tree_map(wrap, result)
+        return _mapped(wrap, result)
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of an argument, as `tree_leaves`, which takes longer than a small operation."""
+    if isinstance(value, Tensor):
+        yield value
+    elif type(value) in (tuple, list, dict):
+        for each in value.values() if type(value) is dict else value:
+            yield from _tensors_in(each)
+    elif isinstance(value, _NESTED):
+        yield from (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+
+
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    """Change each leaf of an argument or a result, as `tree_map`."""
+    kind = type(value)
+    if kind in (tuple, list):
+        return kind([_mapped(change, each) for each in value])
+    if kind is dict:
+        return {key: _mapped(change, each) for key, each in value.items()}
+    return tree_map(change, value) if isinstance(value, _NESTED) else change(value)
 
 
 def _check_devices(func: Any, name: str, args: Sequence[Any], tensors: Sequence[Tensor]) -> None:
