@@ -1,5 +1,6 @@
 """`push` writes a run into a repository of the Hugging Face hub, by the library of the hub."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -14,11 +15,13 @@ from toptune.store.files.writing import replace_file, write_text
 from toptune.text import named
 from toptune.train.runs.record import CONFIG, FILES, SUMS, RunRecord, seal_run
 from toptune.workflows.predict.hub_runs import HUB_FILES, check_repository, explained_hub
-from toptune.workflows.sharing.card import CARD, card_of
+from toptune.workflows.sharing.card import CARD, JOINT, card_of
 
 _SKOPS = ".skops"
 # Who made a run on which machine is nobody's business on a hub.
 _PRIVATE = ("who", "where")
+# A path with blanks before it, as notes have them; ratios such as images/s and addresses are none.
+_AMONG_WORDS = re.compile(r"""(?<![\w/.:])(?:/[^/\s'",;:]+)+/([^/\s'",;:]+)""")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,8 @@ def push(
     with tempfile.TemporaryDirectory(prefix="toptune-push-") as place:
         made = Path(place)
         files = _copied(folder, made)
-        write_text(made / CARD, card_of(folder, record, repository))
+        # The card is written of the records that go, which name neither paths nor people.
+        write_text(made / CARD, card_of(made, record, repository))
         left_out = tuple(name for name in _names(folder) if name not in files)
         sent = (CARD, *files)
         if dry_run:
@@ -152,7 +156,7 @@ def _copied(folder: Path, made: Path) -> tuple[str, ...]:
     for name in sorted((name for name in names if PurePosixPath(name).name == CONFIG), key=len, reverse=True):
         values = read_json(made / name, advice="train again")
         is_sealed = FILES in values
-        plain = {key: _anonymous(value) for key, value in values.items() if key not in (SEAL, FILES)}
+        plain = {key: anonymous(value) for key, value in values.items() if key not in (SEAL, FILES)}
         plain["created"] = {
             key: "" if key in _PRIVATE else value for key, value in dict(plain.get("created") or {}).items()
         }
@@ -162,13 +166,19 @@ def _copied(folder: Path, made: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _anonymous(value: Any) -> Any:
+def anonymous(value: Any) -> Any:
     """Return JSON values with the last part in place of every absolute path."""
     if isinstance(value, Mapping):
-        return {key: _anonymous(each) for key, each in value.items()}
+        return {key: anonymous(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_anonymous(each) for each in value]
+        return [anonymous(each) for each in value]
     if not isinstance(value, str):
         return value
-    source, colon, rest = value.rpartition(":")
-    return source + colon + PurePosixPath(rest).name if rest.startswith("/") and len(rest) > 1 else value
+    return _AMONG_WORDS.sub(r"\1", JOINT.join(map(_last_part, value.split(JOINT))))
+
+
+def _last_part(text: str) -> str:
+    """Return the last part of a text that is a path, perhaps with a prefix such as ``local-dir:``."""
+    source, colon, rest = text.rpartition(":")
+    is_path = rest.startswith("/") and len(rest) > 1 and " " not in source
+    return source + colon + PurePosixPath(rest).name if is_path else text

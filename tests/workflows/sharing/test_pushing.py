@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 from hub_stand_in import Hub, local_hub
+from shapes import save_shapes
 
+import toptune
 from toptune.extract import extract, open_source
 from toptune.store import InputError
 from toptune.train import train
 from toptune.workflows import Classifier, push
+from toptune.workflows.sharing.pushing import anonymous
 
 MODEL = "resnet10t.toptune_glyphs"
 Run = Callable[..., tuple[int, str, str]]
@@ -94,6 +97,43 @@ def test_a_repository_that_is_not_there_or_no_run(hub: Hub, run: Path) -> None:
     for name in ("digits", "ada/di gits", "a/b/c"):
         with pytest.raises(InputError, match="is not of the form user/name"):
             push(run, name, endpoint=hub.url)
+
+
+def test_a_card_says_what_the_run_has_learned_and_what_it_needs(tmp_path: Path, hub: Hub) -> None:
+    photos = save_shapes(tmp_path / "photos", per_class=4)
+    files = sorted(photos.rglob("*.png"))
+    rows = [f"{file},{n / 2}" for n, file in enumerate(files)]
+    (tmp_path / "sizes.csv").write_text("\n".join(["path,size", *rows]))
+    # A copy of the embedded network, in a folder whose path is nobody's business.
+    secret = tmp_path / "of ada/net"
+    secret.mkdir(parents=True)
+    stem = Path(toptune.__file__).parent / "extract/backbone" / MODEL
+    (secret / "config.json").write_bytes(stem.with_name(f"{MODEL}.json").read_bytes())
+    (secret / "model.safetensors").write_bytes(stem.with_name(f"{MODEL}.safetensors").read_bytes())
+    name, store, out = f"local-dir:{secret}", tmp_path / "s", tmp_path / "run"
+    extract(tmp_path / "sizes.csv", model=name, store=store, layers="last", img_size=32)
+    train(store, dataset="sizes", model=name, head="ridge", task="regression", target="size", out=out, cv=3)
+    push(out, "ada/sizes", endpoint=hub.url)
+    files_there = hub.files["ada/sizes"]
+    card = files_there["README.md"].decode()
+    assert "A model that reads numbers off images" in card
+    assert "Numbers (1): `size`" in card
+    assert "| mean absolute error |" in card
+    assert "pipeline_tag" not in card
+    assert 'Classifier.from_hub("ada/sizes", model="PLACE")' in card
+    assert "[0].targets)" in card
+    assert str(tmp_path) not in b"".join(files_there.values()).decode("latin-1")
+
+
+def test_paths_are_cut_wherever_a_record_has_them() -> None:
+    given = {
+        "a": "local-dir:/home/ada/my nets/x + torchhub:/home/ada/hub/tiny", "b": ["/home/ada/x", "/"],
+        "c": "12 images/s from /home/ada/photos, see https://host.example/a/b and ada/shapes",
+    }  # fmt: skip
+    assert anonymous(given) == {
+        "a": "local-dir:x + torchhub:tiny", "b": ["x", "/"],
+        "c": "12 images/s from photos, see https://host.example/a/b and ada/shapes",
+    }  # fmt: skip
 
 
 def test_what_is_no_safetensors_stays(run: Path, tmp_path: Path, hub: Hub) -> None:
