@@ -7,14 +7,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "docs/containers").iterdir())
+RECIPES = [ROOT / "docs/containers" / name for name in ("Dockerfile", "toptune.def")]
 HOST = re.compile(
     r"\b[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:io|com|org|net|dev|ai|example)\b|://|\blocalhost\b|:\d{2,}"
 )
 
 
-def test_both_recipes_are_there() -> None:
-    assert [path.name for path in RECIPES] == ["Dockerfile", "toptune.def"]
+def test_both_recipes_are_there_and_what_is_not_copied() -> None:
+    ignored = "Dockerfile.dockerignore"
+    assert sorted((ROOT / "docs/containers").iterdir()) == [
+        RECIPES[0],
+        RECIPES[0].with_name(ignored),
+        RECIPES[1],
+    ]
+    lines = RECIPES[0].with_name(ignored).read_text(encoding="utf-8").splitlines()
+    assert {".git", ".venv", "shared"} <= set(lines)
+    # Whoever starts a container with --user has no home there, in which weights could be kept.
+    assert "ENV HOME=/data" in RECIPES[0].read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
