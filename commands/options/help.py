@@ -1,7 +1,7 @@
 """Commands that show options under headings, take each once, and name the option whose value is wrong."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -72,6 +72,10 @@ class Choice(click.Choice[str]):
         return f"{value!r} is unknown; {choices(str(value), self.choices)}."
 
 
+# An option that more commands have says nothing about where it belongs.
+_FEW = 3
+
+
 class GivenOnce(click.Command):
     """A command that refuses an option given twice, of which click would take the last one silently.
 
@@ -86,12 +90,40 @@ class GivenOnce(click.Command):
         """Parse the arguments after each option was found once, a flag and its opposite counted together."""
         if not ctx.resilient_parsing:
             # click tells the order of the options and forgets the values that later ones replace.
-            _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+            try:
+                _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+            except click.NoSuchOption as error:
+                raise _known_elsewhere(error, ctx) from error
             for option, times in Counter(order).items():
                 if isinstance(option, click.Option) and times > 1 and not (option.multiple or option.count):
                     names = "/".join([*option.opts, *option.secondary_opts])
                     raise click.UsageError(f"{names} is given {times} times; {_once(option)}", ctx=ctx)
         return super().parse_args(ctx, args)
+
+
+def _known_elsewhere(error: click.NoSuchOption, ctx: click.Context) -> click.NoSuchOption:
+    """Say which commands have an option that this one lacks, where few have it."""
+    having = [
+        name
+        for name, command in _all_commands(ctx.find_root().command)
+        if any(error.option_name in (*each.opts, *each.secondary_opts) for each in command.params)
+    ]
+    if not 0 < len(having) <= _FEW:
+        return error
+    place = ctx.command_path.partition(" ")[2]
+    return click.NoSuchOption(
+        error.option_name,
+        f"No such option {error.option_name!r} of {place}; {' and '.join(having)} "
+        f"{'has' if len(having) == 1 else 'have'} it.",
+        ctx=ctx,
+    )
+
+
+def _all_commands(command: click.Command, place: str = "") -> Iterator[tuple[str, click.Command]]:
+    """List the commands of a group with their names, those of groups within it too."""
+    for name, each in getattr(command, "commands", {}).items():
+        yield f"{place}{name}", each
+        yield from _all_commands(each, f"{place}{name} ")
 
 
 def _once(option: click.Option) -> str:

@@ -221,7 +221,7 @@ def select_names(
     """
     items, is_list = _items(layers)
     integers = [int(item) for item in items if _INTEGER.match(item)]
-    names = set(_by_index(integers, is_list=is_list, indexed=indexed))
+    names = set(_by_index(integers, is_list=is_list, indexed=indexed, modules=modules))
     order = list(dict.fromkeys([*indexed, *modules, LAST]))
     for item in items:
         if _INTEGER.match(item):
@@ -249,8 +249,18 @@ def _items(layers: str | int | Sequence[str | int]) -> tuple[list[str], bool]:
     return items, is_list
 
 
-def _by_index(integers: list[int], *, is_list: bool, indexed: Sequence[str]) -> list[str]:
+def _by_index(
+    integers: list[int], *, is_list: bool, indexed: Sequence[str], modules: Sequence[str]
+) -> list[str]:
     n = len(indexed)
+    if integers and not n:
+        # Modules of a plain Sequential are called by numbers, which here count blocks.
+        named = f"; for the module called '{integers[0]}' write '[{integers[0]}]'"
+        raise InputError(
+            f"layers {integers[0]}: numbers count blocks, and this model has none"
+            + (named if str(integers[0]) in modules else "; name modules by their paths"),
+            option="layers",
+        )
     if len(integers) == 1 and integers[0] >= 0 and not is_list:
         if not 1 <= integers[0] <= n:
             raise InputError(

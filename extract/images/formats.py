@@ -139,8 +139,8 @@ def _refused_by(name: str, opener: Callable[..., Any], data: bytes) -> Unreadabl
         reason = str(error) or type(error).__name__
     if name == "TIFF" and (tiff := read_tiff(data)) is not None and tiff.has_size:
         return UnreadableImageError(
-            f"not supported: {tiff}; choose its bands with --bands and their range with --scale, or save "
-            "it as gray or RGB of 8 or 16 bits"
+            f"not supported: {tiff}; choose its bands with --bands and their range with --scale of extract, "
+            "or save it as gray or RGB of 8 or 16 bits"
         )
     if name == "JPEG" and (problem := jpeg_problem(data)) is not None:
         return _not_supported(problem)

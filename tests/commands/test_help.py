@@ -82,3 +82,21 @@ def test_an_option_has_the_heading_of_its_use_in_the_command() -> None:
 def test_help_ends_with_examples(name: str) -> None:
     shown = CliRunner().invoke(toptune, [name, "--help"], prog_name="toptune", terminal_width=80)
     assert shown.output.splitlines()[-1].startswith(f"  toptune {name} ")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (
+            ["finetune", "x", "--in-chans", "5"],
+            "No such option '--in-chans' of finetune; extract and jobs slurm have it.",
+        ),
+        (["store", "ls", "--epochs", "2"], "No such option '--epochs' of store ls; finetune has it."),
+        (["extract", "x", "--modle", "y"], "Did you mean"),
+        (["store", "ls", "--model", "y"], "No such option '--model'."),
+    ],
+)
+def test_an_option_of_another_command_is_told_by_its_commands(typed: list[str], said: str) -> None:
+    shown = CliRunner().invoke(toptune, typed, prog_name="toptune")
+    assert shown.exit_code == 2
+    assert said in " ".join(shown.output.split())

@@ -97,7 +97,8 @@ def _configuration(
             option="model",
         )
     tags = library.list_pretrained_tags_by_model(name)
-    if not is_random and tag not in tags:
+    # `toptune layers` needs no weights, and a tag that is not there is a mistake there, too.
+    if (tag or not is_random) and tag not in tags:
         raise InputError(
             f"open_clip:{identifier} needs weights behind a slash; " + choices(tag, tags),
             option="model",

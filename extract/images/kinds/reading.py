@@ -181,8 +181,8 @@ def _chosen(values: Values, reading: Reading) -> npt.NDArray[Any]:
     if n == wanted or (n == 1 and wanted == COLORS):
         return pixels
     raise UnreadableImageError(
-        f"not supported: {there}, and the network takes {wanted}; choose them with --bands, such as "
-        f"{','.join(str(min(n, band + 1)) for band in range(min(wanted, 4)))}, or give --in-chans {n}"
+        f"not supported: {there}, and the network takes {wanted}; choose them with --bands of extract, "
+        f"such as {','.join(str(min(n, band + 1)) for band in range(min(wanted, 4)))}, or give --in-chans {n}"
     )
 
 
@@ -206,7 +206,7 @@ def _black_and_white(
         raise UnreadableImageError(
             f"not supported: {values.what} of {values.pixels.dtype} values from {pixels.min():g} to "
             f"{pixels.max():g}, of which no file says what is black and white; say it with --scale MIN:MAX, "
-            "--scale percentile or --scale dtype"
+            "--scale percentile or --scale dtype of extract"
         )
     low, high = values.declared
     span = float(pixels.max()) - float(pixels.min())

@@ -33,7 +33,8 @@ _PREDICTED_BITS = (8, 16, 32, 64)
 # No compression, CCITT, LZW, JPEG, Deflate and PackBits, which every libtiff has.
 _COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
 _STATE_IT = (
-    "pixels have no agreed range; state it with --scale MIN:MAX, or save it with 8 or 16 bits, unsigned"
+    "pixels have no agreed range; state it with --scale MIN:MAX of extract, or save it with 8 or 16 bits, "
+    "unsigned"
 )
 # Directories have about 20 entries; a damaged count must not make a loop of millions.
 _MAX_ENTRIES = 4096

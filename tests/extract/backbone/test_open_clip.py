@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from toptune.errors import InputError, WeightsError
-from toptune.extract import load_backbone
+from toptune.extract import list_taps, load_backbone
 
 library = pytest.importorskip("open_clip", reason="toptune[open-clip] is not installed")
 VISION = {"image_size": 48, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}
@@ -68,5 +68,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
         load_backbone(f"open_clip:{tmp_path}")
     with pytest.raises(InputError, match="did you mean 'ViT-B-32"):
         load_backbone("open_clip:ViT-B-33/openai")
+    with pytest.raises(InputError, match="needs weights behind a slash"):
+        list_taps("open_clip:ViT-B-32/of-nobody")
     with pytest.raises(InputError, match="needs weights behind a slash"):
         load_backbone("open_clip:ViT-B-32")

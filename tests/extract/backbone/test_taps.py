@@ -54,6 +54,16 @@ def test_language_refuses(layers: str, message: str) -> None:
         select_names(layers, indexed=BLOCKS, modules=MODULES)
 
 
+@pytest.mark.parametrize(
+    ("layers", "said"), [("0", "write '\\[0\\]'"), ("0,2", "called '0'"), ("9", "by their paths")]
+)
+def test_numbers_are_no_names_where_nothing_is_counted(layers: str, said: str) -> None:
+    plain = ["0", "1", "2"]
+    with pytest.raises(InputError, match=f"numbers count blocks, and this model has none; .*{said}"):
+        select_names(layers, indexed=[], modules=plain)
+    assert select_names("[0],[2],last", indexed=[], modules=plain) == ["0", "2", "last"]
+
+
 def test_default_poolings() -> None:
     assert [array.name for array in tap_arrays([TOKENS, MAP, VECTOR], None)] == [
         "blocks.0.cls",
