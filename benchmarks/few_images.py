@@ -10,7 +10,9 @@ POOL images of a class (or half of them) may train, and at most TESTS others are
 are those of `extract --layers upper`. A draw takes the same images for every method:
 
 ``plain``
-    The images as they are.
+    The images as they are, and all widths of a larger set to choose among.
+``default``
+    The images as they are, and what `FalkonClassifier` does by default: the widest kernel alone.
 ``flip``, ``crops``, ``views``
     Beside every image its mirror image, three random crops (area 0.5 to 1, as in Szegedy et al. 2015), or all
     four, as further rows of the image's fold.
@@ -51,6 +53,7 @@ from toptune.extract import load_backbone, open_source
 from toptune.extract.pipeline.features_of import features_of
 from toptune.store.features.blocks import ArrayBlocks
 from toptune.train import FalkonClassifier, StreamingRidgeClassifier, fit_preprocessing
+from toptune.train.estimators.kernel_ridge import WIDTHS
 
 POOL, TESTS, CROPS = 20, 300, 3
 ONE_SHOT_PENALTY = 1e-3
@@ -59,6 +62,7 @@ AROUND = 2.0 ** np.arange(-4, 4.1, 0.25)
 VIEWS = ("plain", "flip", *(f"crop{number}" for number in range(CROPS)))
 METHODS = (
     "plain",
+    "default",
     "flip",
     "crops",
     "views",
@@ -134,7 +138,10 @@ class Pool:
     ) -> dict[tuple[str, str], Matrix]:
         found: dict[tuple[str, str], Matrix] = {}
         backbone = None
-        for part, rows, views in (("train", self.train, VIEWS), ("test", self.test, VIEWS[:2])):
+        methods = options.methods.split(",")
+        of_training = [view for view in VIEWS if any(view in views_of(method) for method in methods)]
+        of_test = VIEWS[: 1 + any(method.endswith("-test") for method in methods)]
+        for part, rows, views in (("train", self.train, of_training), ("test", self.test, of_test)):
             for view in views:
                 kept = options.cache / f"{dataset}-{options.model}-{part}-{view}.npz"
                 if not kept.exists():
@@ -167,6 +174,12 @@ def differences(
     return made, owners
 
 
+def views_of(method: str) -> tuple[str, ...]:
+    """Return the views of the training images that a method takes."""
+    base = method.removesuffix("-test")
+    return {"flip": VIEWS[:2], "crops": ("plain", *VIEWS[2:]), "views": VIEWS}.get(base, VIEWS[:1])
+
+
 def measure(pool: Pool, shots: int, draw: int, method: str) -> dict[str, Any]:
     """Fit on a draw by one method, and score the test images."""
     rng = np.random.default_rng([draw, shots])
@@ -175,8 +188,7 @@ def measure(pool: Pool, shots: int, draw: int, method: str) -> dict[str, Any]:
         for place in rng.permutation(np.flatnonzero(pool.codes[pool.train] == code))[:shots]
     ]  # fmt: skip
     codes = pool.codes[pool.train][places]
-    base = method.removesuffix("-test")
-    views = {"flip": VIEWS[:2], "crops": ("plain", *VIEWS[2:]), "views": VIEWS}.get(base, VIEWS[:1])
+    views = views_of(method)
     rows = np.concatenate([pool.features["train", view][places] for view in views])
     owners = np.tile(np.arange(len(places)), len(views))
     if method in ("differences", "both"):
@@ -187,13 +199,14 @@ def measure(pool: Pool, shots: int, draw: int, method: str) -> dict[str, Any]:
     rows = steps.apply(rows)
     is_squared = method in ("squared", "both", "ridge-squared")
     selection = "squared-error" if is_squared else "one-se" if method == "one-se" else "accuracy"
-    head: Any = FalkonClassifier(random_state=draw, selection=selection)
+    median = float(np.median(pdist(rows[: len(places)])))
+    widths = None if method == "default" else [multiple * median for multiple in WIDTHS]
+    head: Any = FalkonClassifier(random_state=draw, selection=selection, sigma=widths)
     if method.startswith("ridge"):
         head = StreamingRidgeClassifier(random_state=draw, selection=selection)
     elif shots == 1:
         # No image can be left out. The width is the median distance, and the penalty a usual one.
-        width = float(np.median(pdist(rows[: len(places)])))
-        head = FalkonClassifier(random_state=draw, cv=None, sigma=width, penalty=ONE_SHOT_PENALTY)
+        head = FalkonClassifier(random_state=draw, cv=None, sigma=median, penalty=ONE_SHOT_PENALTY)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         head.fit(rows, codes[owners], groups=None if shots == 1 else [str(owner) for owner in owners])
@@ -219,9 +232,10 @@ def log_loss(scores: npt.NDArray[np.float64], columns: npt.NDArray[np.intp], tem
 def print_tables(rows: Rows) -> None:
     """Print the mean of ``plain`` and each method's gain, by set and shots, with standard errors."""
     found = {(row["dataset"], row["shots"], row["draw"], row["method"]): row for row in rows}
+    measured = [method for method in METHODS[1:] if any(row["method"] == method for row in rows)]
     for figure in ("accuracy", "log_loss"):
-        print(f"| {figure}: gain over plain | shots | plain | {' | '.join(METHODS[1:])} |")
-        print("|---|---|---" + "|---" * len(METHODS[1:]) + "|")
+        print(f"| {figure}: gain over plain | shots | plain | {' | '.join(measured)} |")
+        print("|---|---|---" + "|---" * len(measured) + "|")
         sets = [*dict.fromkeys(row["dataset"] for row in rows)]
         for shots in sorted({row["shots"] for row in rows}):
             gains: dict[str, list[float]] = {}
@@ -231,14 +245,14 @@ def print_tables(rows: Rows) -> None:
                     continue
                 plain = np.array([found[dataset, shots, draw, "plain"][figure] for draw in keys])
                 cells = []
-                for method in METHODS[1:]:
+                for method in measured:
                     own = np.array([found[dataset, shots, draw, method][figure] for draw in keys
                                     if (dataset, shots, draw, method) in found])  # fmt: skip
                     gain = own - plain[: len(own)]
                     gains.setdefault(method, []).append(float(gain.mean()))
                     cells.append(_with_error(gain, figure))
                 print(f"| {dataset} | {shots} | {plain.mean():.3f} | {' | '.join(cells)} |")
-            means = [_with_error(np.array(gains[method]), figure) for method in METHODS[1:]]
+            means = [_with_error(np.array(gains[method]), figure) for method in measured]
             print(f"| **mean of the sets** | {shots} | | {' | '.join(means)} |")
         print()
     for shots in sorted({row["shots"] for row in rows}):

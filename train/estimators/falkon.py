@@ -28,7 +28,8 @@ class FalkonClassifier(KernelRidge, PartialClassifier, ScoredClassifier):
         With Euclidean distance d, gaussian is ``exp(-d^2 / (2 sigma^2))`` and laplacian ``exp(-d / sigma)``.
     sigma : float, sequence of float or None
         Width of the kernel, in units of the features. A number is fixed, a sequence is a grid, None stands
-        for the multiples `WIDTHS` of the median distance between centers.
+        for the multiples `WIDTHS` of the median distance between centers, or for the widest of them with
+        at most `FEW_ROWS` rows a class on average.
     penalty : float, sequence of float or None
         The λ of the equation above. A number is fixed, a sequence is a grid, None stands for
         `RELATIVE_PENALTIES` times the total variance of each width's features.

@@ -17,6 +17,7 @@ from toptune.train.estimators.kernel_ridge import (
     kernels_of,
     sizes_of,
     takes_float64,
+    usual_widths,
 )
 from toptune.train.estimators.scored_classifier import ScoredClassifier, kernel_scores
 from toptune.train.logistic.fit import LogisticFit, fit_logistic
@@ -43,7 +44,8 @@ class FalkonLogisticClassifier(ScoredClassifier):
         With Euclidean distance d, gaussian is ``exp(-d^2 / (2 sigma^2))`` and laplacian ``exp(-d / sigma)``.
     sigma : float, sequence of float or None
         Width of the kernel, in units of the features. A number is fixed, a sequence is a grid, None stands
-        for the multiples `WIDTHS` of the median distance between centers.
+        for the multiples `WIDTHS` of the median distance between centers, or for the widest of them with
+        at most `FEW_ROWS` rows a class on average.
     penalty : float, sequence of float or None
         The λ of the equation above; scikit-learn's C is ``1 / (2 n λ)``. A number is fixed (its left-out
         figures are reported all the same), a sequence is a grid, None a default grid in units of the total
@@ -152,7 +154,7 @@ class FalkonLogisticClassifier(ScoredClassifier):
             rows = given.rows_on_device()
         center_rows, values = drawn_centers(given, self.n_centers, how=self.centers)
         centers = to_tensor(values, dtype=torch.float64 if is_exact else torch.float32, device=given.device)
-        kernels = kernels_of(self, centers)
+        kernels = kernels_of(self, centers, usual_widths(rows))
         setup_seconds = given.seconds
         fitted = fit_logistic(
             rows, kernels, centers, penalties=grid_of(self.penalty, "penalty"), plan=plan, seed=given.seed
