@@ -123,6 +123,7 @@ def sample_inputs(
         If no image can be read.
     """
     files: list[bytes] = []
+    reason = ""
     inputs: list[list[torch.Tensor]] = [[] for _ in wanted]
     # The built-in is not opened by name, because a folder called digits would take precedence.
     source = open_builtin(DEFAULT_CHECK) if data is None else open_source(data)
@@ -133,7 +134,8 @@ def sample_inputs(
                 each.transform.pixels(classifier.backbones[each.places[0]].decode(data_bytes))
                 for each in wanted
             ]
-        except UnreadableImageError:
+        except UnreadableImageError as error:
+            reason = reason or str(error)
             continue
         files.append(data_bytes)
         for each, own, pixels in zip(wanted, inputs, found, strict=True):
@@ -141,7 +143,10 @@ def sample_inputs(
             unit = values.permute(0, 3, 1, 2).to(torch.float32).div(255)
             own.append((each.transform.normalize(values) if is_normalized else unit).contiguous())
     if not files:
-        raise InputError(f"no image of {source.name} can be read; give others with --check")
+        raise InputError(
+            f"no image of {source.name} can be read as the run reads images ({reason or 'there are none'}); "
+            "give images of its kind with --check"
+        )
     return files, [torch.cat(own).numpy() for own in inputs]
 
 

@@ -99,7 +99,13 @@ def _said(transform: Any, where: str) -> Mapping[str, Any]:
             interpolation=interpolation_name(transform.interpolation), where=where,
         )  # fmt: skip
     if not isinstance(transform, transforms.Compose):
-        raise InputError(f"{where} is a {type(transform).__name__}, whose steps are unknown; {_FORM}")
+        kind = type(transform)
+        if transform is None:
+            raise InputError(f"{where} is missing, and nothing else says what the network takes; {_FORM}")
+        # There are two kinds of Compose in torchvision, and the second may resize tensors in place of images.
+        raise InputError(
+            f"{where} is of type {kind.__module__}.{kind.__qualname__}, whose steps are unknown; {_FORM}"
+        )
     steps = list(transform.transforms)
     resize = _next(steps, transforms.Resize)
     crop = _next(steps, transforms.CenterCrop)

@@ -14,7 +14,7 @@ from toptune.extract import extract, load_backbone
 from toptune.extract.images.kinds.band_image import BandImage
 from toptune.store import FeatureStore, InputError
 from toptune.train import train
-from toptune.workflows import Classifier
+from toptune.workflows import Classifier, export
 from toptune.workflows.deploy.network_inputs import network_inputs
 
 MODEL = "resnet10t.toptune_glyphs"
@@ -85,6 +85,9 @@ def test_bands_are_extracted_trained_and_predicted(tmp_path: Path) -> None:
     train(store=tmp_path / "s", dataset="d", model=f"{MODEL}@{done.digest[:8]}", head="ridge", out=run)
     classifier = Classifier.load(run)
     assert all(each.error is None for each in classifier.predict([file]))
+    # The digits that exports are checked with have one band, and the reason is told.
+    with pytest.raises(InputError, match=r"as the run reads images \(.*--bands asks for 5; .*with --check"):
+        export(run, tmp_path / "run.onnx")
     described = network_inputs(classifier, is_normalizing=False)[0].describe(is_normalizing=False)
     assert (described["shape"], described["bands"]) == (["N", 4, 32, 32], [5, 1, 2, 3])
     assert (described["scale"], described["values"][:19]) == ("0:2500", "4 bands from 0 to 1")

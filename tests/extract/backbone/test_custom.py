@@ -11,6 +11,7 @@ from PIL import Image
 from shapes import save_shapes
 from torch import nn
 from torchvision import transforms
+from torchvision.transforms import v2
 
 from toptune.errors import InputError
 from toptune.extract import Custom, extract, list_taps, load_backbone
@@ -114,7 +115,11 @@ def test_states_that_are_refused(change: Callable[[Any], Any], said: str) -> Non
 @pytest.mark.parametrize(
     ("transform", "said"),
     [
-        (None, "is a NoneType"),
+        (None, "is missing, and nothing else says what the network takes; give Compose"),
+        (
+            v2.Compose([v2.Resize(32)]),
+            r"type torchvision\.transforms\.v2\..*Compose, whose steps are unknown",
+        ),
         (transforms.Compose([transforms.Resize(32), transforms.ToTensor()]), "images differ in shape"),
         (transforms.Compose([transforms.Grayscale(3), transforms.ToTensor()]), "the step Grayscale"),
         (transforms.Compose([transforms.Resize((32, 32))]), "has no ToTensor"),
