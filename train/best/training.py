@@ -104,7 +104,7 @@ def train(
     if dataset is None:
         dataset, _ = only_features(store, model=names[0])
     if options.head.best:
-        refuse_other_tasks(store, dataset, options, what="best")
+        refuse_other_tasks(store, dataset, options)
         return train_best(store, dataset=dataset, models=names, out=out, options=options, progress=progress)
     if len(names) == 1:
         options = options.for_model(names[0])

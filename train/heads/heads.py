@@ -218,7 +218,9 @@ def new_head(
     )
 
 
-def new_trial(name: str, options: HeadOptions, *, seed: int, limits: RunLimits) -> Head:
+def new_trial(
+    name: str, options: HeadOptions, *, seed: int, limits: RunLimits, task: str = CLASSIFICATION
+) -> Head:
     """Make an unfitted head that head ``auto`` tries: by its defaults, and cross-validated in any case."""
     return make_head(
         name,
@@ -228,6 +230,9 @@ def new_trial(name: str, options: HeadOptions, *, seed: int, limits: RunLimits) 
         device=limits.device,
         memory_limit_bytes=limits.left_for_head(),
         is_compared=True,
+        task=task,
+        threshold=options.threshold,
+        ordinal=options.ordinal,
     )
 
 

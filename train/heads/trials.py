@@ -13,9 +13,11 @@ from toptune.machine.plans import plan_logger
 from toptune.store.features.blocks import Blocks
 from toptune.train.heads.budget import attempt_within, estimated_seconds
 from toptune.train.heads.heads import Head
-from toptune.train.heads.kinds import tried_heads
+from toptune.train.heads.kinds import KINDS, tried_heads
 from toptune.train.heads.problem_size import ProblemSize
 from toptune.train.solvers.selection import choose
+from toptune.train.tasks.names import CLASSIFICATION
+from toptune.train.tasks.task import TargetMatrix
 
 DEFAULT_BUDGET_SECONDS = 120.0
 
@@ -37,6 +39,8 @@ class HeadTrial:
     is_chosen : bool
     skipped : str or None
         Why the head was skipped.
+    squared_error : float or None
+        Left-out squared error of standardized numbers, by which heads of a regression are compared.
     """
 
     head: str
@@ -46,6 +50,7 @@ class HeadTrial:
     estimated_seconds: float
     is_chosen: bool = False
     skipped: str | None = None
+    squared_error: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +62,7 @@ class Trials:
     head : Head
         The best head, fitted.
     table : list of HeadTrial
-        A row for each of `tried_heads`, in their order.
+        A row for each of `tried_heads` that knows the task, in their order.
     budget_seconds, seconds : float
         Budget that was given, and seconds that were taken.
     """
@@ -103,28 +108,31 @@ def _loss(row: Mapping[str, Any]) -> str:
 
 def try_heads(
     blocks: Blocks,
-    labels: Sequence[str],
+    y: Sequence[str] | TargetMatrix,
     *,
     make: Callable[[str], Head],
     groups: Sequence[str] | None = None,
     n_folds: int = 5,
+    task: str = CLASSIFICATION,
     budget_seconds: float | None = None,
 ) -> Trials:
     """Cross-validate heads on the same folds within a budget, and keep the best.
 
-    `choose`, by which each head chooses its parameters, also chooses the best head; `attempt_within` keeps
-    the budget.
+    `choose`, by which each head chooses its parameters, also chooses the best head, or of numbers the least
+    squared error; `attempt_within` keeps the budget.
 
     Parameters
     ----------
     blocks : Blocks, shape (n, d)
-    labels : sequence of str
+    y : sequence of str or TargetMatrix, length n
     make : callable (name) -> Head
         Makes an unfitted head that will be cross-validated.
     groups : sequence of str, optional
         Rows of equal groups share a fold.
     n_folds : int
         Folds that `make` cross-validates with, for the estimates of time.
+    task : str
+        What the heads learn; heads that do not know it are not tried.
     budget_seconds : float, optional
         Seconds of all fits together; `DEFAULT_BUDGET_SECONDS` by default.
 
@@ -137,18 +145,17 @@ def try_heads(
     budget = DEFAULT_BUDGET_SECONDS if budget_seconds is None else budget_seconds
     if not budget > 0:
         raise InputError(f"budget is {budget:g} seconds; give more than 0")
-    size = ProblemSize(
-        n=blocks.shape[0], d=blocks.shape[1], n_classes=len(np.unique(np.asarray(labels))), n_folds=n_folds
-    )
+    n_classes = len(y.names) if isinstance(y, TargetMatrix) else len(set(y))
+    size = ProblemSize(n=blocks.shape[0], d=blocks.shape[1], n_classes=n_classes, n_folds=n_folds)
     # Folds that follow from ids and labels are the same for every head. Without ids folds follow from the
     # seed, which heads use differently, so that row numbers take the place of ids.
     keys = [str(row) for row in range(size.n)] if groups is None else list(groups)
     start = time.perf_counter()
 
     def fitted(name: str) -> Head:
-        return make(name).fit(blocks, labels, groups=keys)
+        return make(name).fit(blocks, y, groups=keys)
 
-    names = tried_heads()
+    names = [name for name in tried_heads() if KINDS[name].knows(task)]
     jobs = [(estimated_seconds(name, size), partial(fitted, name)) for name in names]
     table: list[HeadTrial] = []
     heads: dict[int, Head] = {}
@@ -161,22 +168,30 @@ def try_heads(
             seconds=attempt.seconds,
             estimated_seconds=attempt.estimated_seconds,
             skipped=attempt.skipped,
+            squared_error=None if left_out is None else left_out.squared_error,
         )
         table.append(trial)
         if attempt.result is not None:
             heads[at] = attempt.result
-            plan_logger.info(
-                "%s: left-out accuracy %.4f in %.1f s", name, trial.accuracy or np.nan, trial.seconds
-            )
-    tried = list(heads)
-    left = heads[tried[0]].left_out
-    best = tried[
-        choose(
-            [table[at].accuracy for at in tried],
-            [table[at].log_loss for at in tried],
-            # All heads left out the same rows.
-            n=size.n if left is None else left.n_rows,
-        )
-    ]
+            plan_logger.info("%s: left-out %s in %.1f s", name, _figure(trial), trial.seconds)
+    left = heads[min(heads)].left_out
+    # All heads left out the same rows.
+    best = _best(table, list(heads), n=size.n if left is None else left.n_rows)
     table[best] = replace(table[best], is_chosen=True)
     return Trials(head=heads[best], table=table, budget_seconds=budget, seconds=time.perf_counter() - start)
+
+
+def _figure(trial: HeadTrial) -> str:
+    if trial.accuracy is None and trial.squared_error is not None:
+        return f"squared error {trial.squared_error:.4f}"
+    return f"accuracy {np.nan if trial.accuracy is None else trial.accuracy:.4f}"
+
+
+def _best(table: Sequence[HeadTrial], tried: Sequence[int], *, n: int) -> int:
+    """Return the position of the best of the heads that were fitted; n rows are behind each figure."""
+    errors = {at: table[at].squared_error for at in tried}
+    known = {at: error for at, error in errors.items() if error is not None}
+    if known:
+        return min(known, key=known.__getitem__)
+    accuracies, losses = ([getattr(table[at], name) for at in tried] for name in ("accuracy", "log_loss"))
+    return tried[choose(accuracies, losses, n=n)]

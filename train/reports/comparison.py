@@ -19,7 +19,7 @@ from toptune.store.joined.joined_features import JoinedFeatures, joined_name
 from toptune.train.best.training import train
 from toptune.train.fusion.late import share_of_budget
 from toptune.train.fusion.members import open_members
-from toptune.train.heads.kinds import check_head, refuse_task
+from toptune.train.heads.kinds import check_head
 from toptune.train.heads.options import AUTO_HEAD, HeadOptions
 from toptune.train.reports.comparison_report import (
     UNGROUPED,
@@ -193,8 +193,6 @@ def _check_heads(names: Sequence[str], options: CompareOptions) -> None:
         if name != AUTO_HEAD:
             params = (options.params or {}).get(name)
             check_head(name, params, cv=options.cv, class_weight=options.class_weight, task=task)
-        elif task not in (AUTO_TASK, CLASSIFICATION):
-            refuse_task(task, name, ())
 
 
 def _plan(

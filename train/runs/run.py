@@ -350,7 +350,12 @@ def _trial_line(row: Mapping[str, Any]) -> str:
         return f"{mark} {row['head']:<15} skipped: {row['skipped']}"
     figures = [
         f"{name} {value:.4f}"
-        for name, value in (("accuracy", row["accuracy"]), ("log loss", row["log_loss"]))
+        for name, value in (
+            ("accuracy", row["accuracy"]),
+            ("log loss", row["log_loss"]),
+            # Runs that are older than other tasks have none.
+            ("squared error", row.get("squared_error")),
+        )
         if value is not None
     ]
     return f"{mark} {row['head']:<15} left-out {', '.join(figures)} in {row['seconds']:.1f} s"

@@ -31,11 +31,9 @@ from toptune.train.heads.kinds import (
     LARGEST_TRIAL,
     check_head,
     heads_for,
-    refuse_task,
     why_on_cpu,
     why_small,
 )
-from toptune.train.heads.options import AUTO_HEAD
 from toptune.train.layers.choices import LAYER_SEARCH, LayerSearch
 from toptune.train.layers.options import SHORT_LIST_HEADS
 from toptune.train.preprocessing.finite_rows import non_finite_rows
@@ -44,6 +42,7 @@ from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Prepro
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.rows.copies import digests_of
 from toptune.train.rows.grids import grid_of
+from toptune.train.rows.options import RowOptions
 from toptune.train.runs.best_record import BestRecord
 from toptune.train.runs.metrics import codes_of
 from toptune.train.runs.options import TrainOptions
@@ -55,7 +54,7 @@ from toptune.train.runs.scoring import Scored, score
 from toptune.train.runs.sources import RunArray
 from toptune.train.runs.writing import check_out, new_run_folder, size_note, write_run
 from toptune.train.tasks.choice import told_task
-from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, REGRESSION
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, MULTILABEL, REGRESSION
 
 if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that is refused does not need
     from toptune.train.answers.class_tree import ClassTree
@@ -170,25 +169,39 @@ def train_run(
     )  # fmt: skip
 
 
-def refuse_other_tasks(store: FeatureStore, dataset: str, options: TrainOptions, *, what: str) -> None:
-    """Refuse a data set of another task than classification, for work that compares classifiers.
+def refuse_other_tasks(store: FeatureStore, dataset: str, options: TrainOptions) -> None:
+    """Refuse a data set of another task than classification for the choice among all that is stored.
 
     Raises
     ------
     InputError
         For a task that was named, or that the labels of the data set say.
     """
-    task, rows = options.rows.task, options.rows
-    if task == AUTO_TASK and rows.label_column is None:
+    rows = options.rows
+    if rows.task == AUTO_TASK and rows.label_column is None:
         manifest = read_dataset_version(store.root, dataset, options.dataset_version).manifest
-        task = told_task(task, rows.wanted, manifest)
-    if task not in (AUTO_TASK, CLASSIFICATION):
-        raise InputError(
-            f"{what} does not know --task {task}, which the labels of {dataset!r} mean; train one of the "
-            f"heads {', '.join(heads_for(task))} on it, or name a column with one label an image with "
-            "--label-column",
-            option="task" if rows.task != AUTO_TASK else "dataset",
-        )
+        rows = replace(rows, task=told_task(rows.task, rows.wanted, manifest))
+    refuse_best(rows)
+
+
+def refuse_best(rows: RowOptions) -> None:
+    """Refuse another task than classification for the choice among all that is stored.
+
+    Raises
+    ------
+    InputError
+        The message says how one head, or the best of several, is trained.
+    """
+    task = rows.task
+    if task in (AUTO_TASK, CLASSIFICATION):
+        return
+    labels = "; where images should have one label each, name a column of such labels with --label-column"
+    raise InputError(
+        f"best does not know --task {task}: it weighs heads and fusions by the probabilities of classes. "
+        f"Train the best head of one model with --head auto, or one of {', '.join(heads_for(task))}, and "
+        f"find the layers with --layers auto{labels if task == MULTILABEL else ''}",
+        option="best",
+    )
 
 
 def read_for_task(
@@ -486,13 +499,14 @@ def run_metrics(
 def check_head_options(options: TrainOptions) -> None:
     """Refuse a head, parameters and grids that cannot be meant, without importing the head."""
     head = options.head
-    if not head.is_auto:
-        check_head(
-            head.head, head.head_params, cv=head.cv, class_weight=head.class_weight,
-            dask=options.limits.dask, task=options.rows.task,
-        )  # fmt: skip
-    elif options.rows.task not in (AUTO_TASK, CLASSIFICATION):
-        refuse_task(options.rows.task, AUTO_HEAD, ())
+    # Head `auto` tries heads by their defaults; one of them tells what goes with the task.
+    name, params = (LARGEST_TRIAL, {}) if head.is_auto else (head.head, head.head_params)
+    if head.best:
+        refuse_best(options.rows)
+    check_head(
+        name, params, cv=head.cv, class_weight=head.class_weight, dask=options.limits.dask,
+        task=options.rows.task,
+    )  # fmt: skip
     for name in ("penalty", "sigma"):
         grid_of(getattr(head, name), name)
 
@@ -586,9 +600,16 @@ def _try_heads(blocks: PreprocessedBlocks, rows: ChosenRows, options: TrainOptio
     cv, groups = options.head.cv, rows.train_groups
     return try_heads(
         blocks,
-        rows.train_labels,
-        make=partial(new_trial, options=options.head, seed=options.rows.seed, limits=options.limits),
+        rows.train_targets,
+        make=partial(
+            new_trial,
+            options=options.head,
+            seed=options.rows.seed,
+            limits=options.limits,
+            task=rows.task.name,
+        ),
         groups=groups,
         n_folds=cv if isinstance(cv, int) else len(set(groups)),
+        task=rows.task.name,
         budget_seconds=options.head.budget,
     )

@@ -19,7 +19,7 @@ FILE = "sums.safetensors"
 # rows that are added later may lie.
 KEEPERS = (
     "sums are kept by head falkon with the direct solver, and by ridge where the training images are more "
-    "than the features"
+    "than the features; of several labels an image, where none is unknown"
 )
 
 

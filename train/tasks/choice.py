@@ -42,7 +42,14 @@ def told_task(name: str, wanted: Wanted, manifest: Manifest) -> str:
     if name == CLASSIFICATION and several:
         raise InputError(
             f"--task {CLASSIFICATION}, and images of the data set have several labels; leave --task out "
-            f"({MULTILABEL} is taken then), or name a column with one label an image with --label-column",
+            f"({MULTILABEL} is taken then), or {_one_label(manifest)}",
             option="task",
         )
     return name
+
+
+def _one_label(manifest: Manifest) -> str:
+    """Say how a head that takes one label an image is trained on a data set of several."""
+    if any(label is not None for label in manifest.labels):
+        return f"take the one label that images have as well: --task {CLASSIFICATION} --label-column label"
+    return "name a column with one label an image with --label-column"

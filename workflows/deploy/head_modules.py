@@ -203,9 +203,10 @@ class _Rounded(nn.Module):
         return torch.maximum(torch.minimum(scores.round(), self.high), self.low)
 
 
-def exportable_heads() -> list[str]:
-    """Return the heads that a torch module is written for."""
-    return [kind.name for kind in KINDS.values() if kind.scores_module is not None]
+def exportable_heads(task: str = CLASSIFICATION) -> list[str]:
+    """Return the heads that know a task and that a torch module is written for."""
+    kinds = [kind.for_task(task) for kind in KINDS.values() if kind.knows(task)]
+    return [kind.name for kind in kinds if kind.scores_module is not None]
 
 
 def check_exportable(name: str, task: str = CLASSIFICATION) -> str:
@@ -220,6 +221,6 @@ def check_exportable(name: str, task: str = CLASSIFICATION) -> str:
     if module is None:
         raise InputError(
             f"head {name!r} cannot be exported: it has no form as tensor operations here; train one of "
-            f"{', '.join(exportable_heads())} on the same features (seconds), or use toptune predict"
+            f"{', '.join(exportable_heads(task))} on the same features (seconds), or use toptune predict"
         )
     return module

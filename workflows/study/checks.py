@@ -11,12 +11,11 @@ from toptune.options import choices, option_names, options_of
 from toptune.store.arrays.stored_layers import refuse_words_of_extract
 from toptune.store.files.writing import check_writable
 from toptune.train.heads.kind import PREFIX, is_path
-from toptune.train.heads.kinds import check_head, refuse_task
+from toptune.train.heads.kinds import check_head
 from toptune.train.heads.options import AUTO_HEAD, HeadOptions
 from toptune.train.heads.skops_files import check_trusted
 from toptune.train.rows.options import OF_DECISIONS, RowOptions
 from toptune.train.runs.options import OTHER_MODELS, TrainOptions, check_task
-from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION
 from toptune.workflows.finetuning.options import FineTuneOptions
 from toptune.workflows.study.file import Keywords, Study
 
@@ -127,8 +126,6 @@ def _check_head(options: Keywords, path: Path) -> None:
         # A study file is data: what it names is imported under the same rule as what a RUN folder names.
         check_trusted(head.removeprefix(PREFIX), path)
     task = _checked_task(options)
-    if head == AUTO_HEAD and task not in (AUTO_TASK, CLASSIFICATION):
-        refuse_task(task, head, ())
     if head != AUTO_HEAD:
         given = {name: options[name] for name in _OF_HEADS if name in options}
         check_head(head, given.pop("params", None), task=task, **given)

@@ -101,7 +101,6 @@ def test_missing_numbers_are_refused_or_left_out(store: Path, tmp_path: Path) ->
     ("options", "message"),
     [
         ({"heads": ["ridge", "ncm"]}, "head 'ncm' does not know --task multilabel; the heads that do are"),
-        ({"heads": ["ridge", "auto"]}, "head 'auto' does not know --task multilabel"),
         ({"heads": ["ridge", "logistic"], "target": "age"}, "'logistic' does not know --task regression"),
         ({"task": "regression"}, "needs --target COLUMN"),
         ({"task": "multilabel", "target": "age"}, "numbers are the targets of --task regression"),

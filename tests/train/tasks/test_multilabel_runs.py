@@ -27,6 +27,7 @@ from toptune.train import (
 from toptune.train.tasks.multilabel import Multilabel
 from toptune.train.tasks.task import TargetMatrix, Wanted
 from toptune.workflows import write_report
+from toptune.workflows.deploy.head_modules import check_exportable
 
 Build = Callable[..., FeatureCache]
 NAMES = ("animal", "blue", "car", "round")
@@ -249,13 +250,37 @@ def test_late_fusion_weighs_heads_of_several_labels(
     assert run.metrics["mean_average_precision"] > alone - 0.1
 
 
-@pytest.mark.parametrize(("options", "what"), [({"best": True}, "best"), ({"head": "auto"}, "head 'auto'")])
-def test_what_compares_classifiers_is_refused(
-    build: Build, tmp_path: Path, options: dict[str, Any], what: str
-) -> None:
+def test_the_best_of_all_is_refused_with_what_can_be_done(build: Build, tmp_path: Path) -> None:
     made(build)
-    with pytest.raises(InputError, match=f"{what} does not know --task multilabel"):
-        train(tmp_path / "store", dataset="pets", out=tmp_path / "run", **options)
+    with pytest.raises(InputError, match=r"best does not know --task multilabel.*--head auto"):
+        train(tmp_path / "store", dataset="pets", out=tmp_path / "run", best=True)
+
+
+def test_one_label_an_image_is_taken_by_its_column(build: Build, tmp_path: Path) -> None:
+    texts, features, marks = several()
+    build(
+        labels=["animal" if mark else "thing" for mark in marks[:, 0]],
+        features=features,
+        extra={"labels": texts},
+    )
+    said = re.escape("--task classification --label-column label")
+    with pytest.raises(InputError, match=said):
+        train(tmp_path / "store", dataset="pets", out=tmp_path / "run", task="classification")
+    run = train(
+        tmp_path / "store", dataset="pets", out=tmp_path / "run", task="classification",
+        label_column="label", head="ncm",
+    )  # fmt: skip
+    assert run.classes == ["animal", "thing"]
+
+
+def test_a_forest_of_labels_names_what_can_be_updated_and_exported(build: Build, tmp_path: Path) -> None:
+    made(build)
+    params = {"n_estimators": 5}
+    run = train(tmp_path / "store", dataset="pets", out=tmp_path / "run", head="forest", params=params, cv=2)
+    with pytest.raises(InputError, match=r"sums are kept by head falkon .* and by ridge .*; train again"):
+        update_run(run.folder, out=tmp_path / "newer")
+    with pytest.raises(InputError, match="falkon, falkon-logistic, ridge, logistic, knn, head2toe on the"):
+        check_exportable("forest", "multilabel")
 
 
 def test_a_report_shows_the_curves(build: Build, tmp_path: Path) -> None:

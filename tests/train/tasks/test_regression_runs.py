@@ -161,7 +161,10 @@ def test_missing_numbers_are_left_out_when_asked(build: Build, tmp_path: Path) -
             {"target": "age", "head": "logistic"},
             "head 'logistic' does not know --task regression; the heads that do",
         ),
-        ({"target": "age", "head": "auto"}, "does not know --task regression"),
+        (
+            {"target": "age", "head": "falkon", "best": True},
+            "Train the best head of one model with --head auto",
+        ),
         ({"target": "age", "task": "classification"}, "numbers are the targets of --task regression"),
         ({"target": "age", "label_column": "slide"}, "leave one of them out"),
         ({"target": "age", "class_weight": "balanced"}, "a row has no one class"),

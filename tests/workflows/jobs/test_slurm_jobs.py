@@ -199,6 +199,8 @@ def test_scripts_are_bash_that_says_what_was_asked(run_cli: Run, awkward: Path) 
         (("--train", "--head ridge --centers 1000"), "n_centers has no meaning for head 'ridge'"),
         (("--train", "--head knn --params '{\"k\": 3}'"), "head 'knn' has no parameter 'k'"),
         (("--train", "--preprocess standartise"), "did you mean 'standardise'"),
+        (("--train", "--best --target age"), "best does not know --task regression"),
+        (("--train", "--head logistic --target age"), "head 'logistic' does not know --task regression"),
         (("--images-per-second", "0"), "images_per_second"),
         (("--device", "cpu", "--gpus", "1"), "leaves them idle"),
     ],

@@ -510,7 +510,6 @@ def test_tables_show_the_figures_of_the_task(tmp_path: Path, run_cli: Run) -> No
     [
         ({"head": "ncm", "task": "multilabel"}, "heads: odd: head 'ncm' does not know --task multilabel"),
         ({"head": "svm", "target": "size"}, "heads: odd: head 'svm' does not know --task regression"),
-        ({"head": "auto", "target": "size"}, "heads: odd: head 'auto' does not know --task regression"),
         ({"head": "ridge", "task": "regression"}, "heads: odd: --task regression needs --target COLUMN"),
         ({"head": "ridge", "ordinal": True}, "heads: odd: ordinal has a meaning for --task regression only"),
         ({"head": "ridge", "task": "many"}, "heads: odd: task 'many' is unknown"),
