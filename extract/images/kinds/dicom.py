@@ -83,6 +83,8 @@ def _frame(file: Any, pixels: Any, before: Before, *, is_scaled: bool) -> Values
         declared=declared,
         bits=bits,
         is_inverted=kind == "MONOCHROME1",
+        # A slope below 0 turns the range around, and black stays the least value.
+        type_range=(min(_range(file)), max(_range(file))) if stored.dtype.kind in "iu" else None,
     )
 
 

@@ -195,10 +195,9 @@ def _black_and_white(
         return [(float(low), float(high)) for low, high in found.T], None, None
     if reading.scale == _DTYPE:
         said = values.declared
-        limits = (
-            said if said is not None and values.pixels.dtype.kind == "u" else range_of(values.pixels.dtype)
-        )
-        return [limits] * n, None, None
+        is_unsigned = values.pixels.dtype.kind == "u"
+        limits = said if said is not None and is_unsigned else range_of(values.pixels.dtype)
+        return [values.type_range or limits] * n, None, None
     if reading.scale is not None:
         limits = _limits(reading.scale) or (0.0, 1.0)
         return [limits] * n, None, None

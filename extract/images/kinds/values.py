@@ -34,6 +34,9 @@ class Values:
         Bits of a sample where the file declares a depth.
     is_inverted : bool
         Whether the lowest value is white.
+    type_range : (float, float), optional
+        The least and the largest value that the file can hold, where these are not those of the type of
+        `pixels`.
     orientation : int
         How the image lies in its file, as EXIF's tag says it; 1 is upright.
     """
@@ -44,6 +47,7 @@ class Values:
     declared: tuple[float, float] | None = None
     bits: int | None = None
     is_inverted: bool = False
+    type_range: tuple[float, float] | None = None
     orientation: int = 1
 
     @property

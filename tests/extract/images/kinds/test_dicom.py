@@ -85,6 +85,12 @@ def test_a_stated_scale_is_of_rescaled_values() -> None:
     with decoding(data, Decoding(reading=Reading(scale="-1000:400"))) as decoded:
         found = np.asarray(decoded.image)
     np.testing.assert_array_equal(found[..., 0], rounded(2 * ct_of(file) - 1000, -1000, 400))
+    # Rescaled values are floats, and their range is that of what can be stored, not 0 and 1.
+    with decoding(data, Decoding(reading=Reading(scale="dtype"))) as decoded:
+        found = np.asarray(decoded.image)
+    np.testing.assert_array_equal(
+        found[..., 0], rounded(2 * ct_of(file) - 1000, -2 * 32768 - 1000, 2 * 32767 - 1000)
+    )
 
 
 def test_stored_bits_are_the_range_of_unsigned_values_without_a_window() -> None:
