@@ -108,6 +108,14 @@ def _drawing_once(draw: Callable[..., None]) -> Callable[..., None]:
     return draw_once
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _without_fsync() -> Iterator[None]:
+    """What it gives shows only when the power fails, and the many small files would wait for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture
 def cuda() -> Iterator["Counts"]:
     """A pretended CUDA device, and what it was asked to do."""

@@ -1,5 +1,7 @@
 """Small images that tests make for themselves."""
 
+import io
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +28,18 @@ def draw_shape(shape: str, seed: int) -> Image.Image:
     return image
 
 
+@cache
+def shape_file(shape: str, seed: int) -> bytes:
+    """Return the PNG of `draw_shape`: many tests begin with the same images."""
+    buffer = io.BytesIO()
+    draw_shape(shape, seed).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def save_shapes(folder: Path, per_class: int = 12) -> Path:
     """Write a folder of images, ``<shape>/<number>.png``."""
     for shape in SHAPES:
         (folder / shape).mkdir(parents=True, exist_ok=True)
         for seed in range(per_class):
-            draw_shape(shape, seed).save(folder / shape / f"{seed:03}.png")
+            (folder / shape / f"{seed:03}.png").write_bytes(shape_file(shape, seed))
     return folder

@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,12 @@ def encode(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
     return buffer.getvalue()
+
+
+@cache
+def drawn_file(seed: int) -> bytes:
+    """Return the PNG of `draw`: many tests begin with the same images."""
+    return encode(draw(seed))
 
 
 def save_model(folder: Path, *, seed: int) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import draw, encode, save_model
+from tiny import drawn_file, save_model
 
 from toptune.extract import extract
 from toptune.store import FeatureCache, FeatureStore
@@ -25,7 +25,7 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
         for i in range(n):
             file = folder / ("cat", "dog")[i % 2] / f"{i:03}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(encode(draw(first + i)))
+            file.write_bytes(drawn_file(first + i))
         return folder
 
     return make

@@ -1,6 +1,5 @@
 """The small store of `small_store`, as fixtures."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -8,12 +7,6 @@ import pytest
 from small_store import open_empty, write_all
 
 from toptune.store import FeatureCache
-
-
-@pytest.fixture(autouse=True)
-def _without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most of the time would go there, and what it gives shows only when the power fails."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture
