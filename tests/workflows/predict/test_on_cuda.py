@@ -146,7 +146,7 @@ def test_what_the_device_lacks_is_no_damage_of_the_run(
 
 
 def test_a_run_on_images_decoded_there_classifies_there_alone(folder: Path, tmp_path: Path) -> None:
-    for path in (folder / "photos").rglob("*.png"):
+    for path in (folder / "photos").glob("*/00[0-3].png"):
         place = tmp_path / "jpegs" / path.relative_to(folder / "photos").with_suffix(".jpg")
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.open(path).convert("RGB").save(place, quality=95)
@@ -170,7 +170,7 @@ def test_a_run_on_images_decoded_there_classifies_there_alone(folder: Path, tmp_
         found = Classifier.load(tmp_path / "run", device="cuda").predict(images, batch_size=4)
         (cache,) = FeatureStore.open(tmp_path / "store").caches()
         _, expected = run.predict_blocks(cache.blocks(["last.none"]))
-    assert [each.error is None for each in found] == [True] * 36 + [False]
+    assert [each.error is None for each in found] == [True] * 12 + [False]
     assert "truncated" in str(found[-1].error)
     np.testing.assert_array_equal([[*each.probabilities.values()] for each in found[:-1]], expected)
     with pytest.raises(
