@@ -1,7 +1,8 @@
 """`toptune jobs` writes scripts for a cluster's batch system."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from toptune.commands.options.help import Command, Group
 from toptune.commands.options.parsing import listed, parse_bytes, parse_seconds
 from toptune.commands.options.printing import show
 from toptune.commands.runs.training import train
+from toptune.train.rows.options import RowOptions
 
 # Jobs decide some options of extract themselves. Others must not stand in an array: --overwrite would let
 # each task remove what the others have stored, and --dask shares out the units a second time.
@@ -115,14 +117,15 @@ def jobs_slurm(
             # or an error would show only on the cluster, after the extraction.
             of_models = [word for name in names for word in ("--model", name)]
             fixed = ["--store", root, "--dataset", "x", *of_models, "--out", "x"]
-            _check_training(train.make_context("train", [*fixed, *words], parent=ctx), names)
+            rows = _check_training(train.make_context("train", [*fixed, *words], parent=ctx), names)
+            _check_decisions(rows, data, options)
         done = write_slurm_jobs(data, models=names, store=root, options=options, **own)
     done = submit_slurm_jobs(done) if submit else done
     show(as_json, done.to_dict(), str(done))
 
 
-def _check_training(asked: click.Context, models: Sequence[str]) -> None:
-    """Refuse options of a training that only the training job would refuse, after the extraction."""
+def _check_training(asked: click.Context, models: Sequence[str]) -> RowOptions:
+    """Refuse options of a training that only the training job would refuse, and return those of its rows."""
     from toptune.options import option_names, options_of
     from toptune.store.arrays.stored_layers import refuse_words_of_extract
     from toptune.train.heads.options import refuse_without_meaning
@@ -138,6 +141,25 @@ def _check_training(asked: click.Context, models: Sequence[str]) -> None:
     for model in options.check_models(None, models):
         layers = options.for_model(model).layers
         refuse_words_of_extract(layers.split(",") if isinstance(layers, str) else ())
+    return options.rows
+
+
+def _check_decisions(rows: RowOptions, data: str, given: Mapping[str, Any]) -> None:
+    """Refuse decisions about images that DATA does not have, and labels that none of its images has."""
+    from toptune.extract import open_source
+    from toptune.train.tasks.choice import told_task
+
+    # With --update the images of earlier versions count, too, which the training job knows.
+    if not rows.decisions.files or given.get("update"):
+        return
+    columns = {name: given.get(name) for name in ("split", "path_column", "label_column")}
+    manifest = open_source(data, **columns).manifest()
+    found = replace(rows, task=told_task(rows.task, rows.wanted, manifest)).reading(None)
+    if found["label_column"] is not None:
+        manifest = manifest.relabeled(found["label_column"])
+    elif found["relabel"] is not None:
+        manifest = found["relabel"](manifest)
+    rows.decisions.check(manifest)
 
 
 # The options of extract are taken over as they are, so that a new one is an option of jobs too.

@@ -76,6 +76,30 @@ def test_heads_on_the_same_rows_equal_those_of_one_model(two_models: Store, tmp_
         assert inner.record.split == alone.record.split
 
 
+def test_decisions_are_kept_with_the_whole_and_with_each_head(two_models: Store, tmp_path: Path) -> None:
+    decided = tmp_path / "by-hand.csv"
+    decided.write_text("id,decision,label\ng0/picture 1.png,exclude,\ng1/picture 3.png,relabel,class 2\n")
+    files: dict[str, Any] = {"exclude": str(decided), "relabel_with": str(decided)}
+    run = train(two_models(), models=["small", "large"], out=tmp_path / "run", **OPTIONS, **files)
+    assert isinstance(run, FusedRun)
+    assert not {1} & {*run.train_rows.tolist(), *run.test_rows.tolist()}
+    assert run.record.decisions is not None
+    assert {*run.record.decisions} == {"exclude", "relabel_with"}
+    kept = (tmp_path / "run" / "decisions.csv").read_text()
+    assert kept.splitlines()[1:] == [
+        "g0/picture 1.png,exclude,,", "g1/picture 3.png,relabel,class 2,",
+    ]  # fmt: skip
+    for member in run.fusion.members:
+        assert (tmp_path / "run" / member.folder / "decisions.csv").read_text() == kept
+    # What a run holds serves another training as the files did.
+    held = str(tmp_path / "run" / "decisions.csv")
+    again = train(
+        two_models(root=tmp_path / "second"), models=["small", "large"], out=tmp_path / "again",
+        **OPTIONS, exclude=held, relabel_with=held,
+    )  # fmt: skip
+    assert again.metrics["log_loss"] == run.metrics["log_loss"]
+
+
 def test_two_views_are_better_than_either(two_models: Store, tmp_path: Path) -> None:
     store = two_models({"small": seen(1.6, 0), "large": seen(1.6, 1)})
     run = train(store, models=["small", "large"], out=tmp_path / "run", **OPTIONS)

@@ -182,6 +182,8 @@ def test_scripts_are_bash_that_says_what_was_asked(run_cli: Run, awkward: Path) 
         (("--train", "--head"), "requires an argument"),
         (("--train", "--no-such-option"), "no-such-option"),
         (("--train", "--exclude none.csv"), "the file of decisions none.csv cannot be read"),
+        (("--train", "--exclude DECISIONS"), "names 1 id that the data set of"),
+        (("--train", "--relabel-with DECISIONS"), "the label 'cat', which no image of the data set has"),
         (("--train", "--out=x"), "--out=x is for the jobs"),
         (("--sbatch", "account=a"), "no long option of sbatch"),
         (("--partition", "a\nb"), "cannot stand in a line"),
@@ -219,6 +221,9 @@ def test_what_is_refused_writes_nothing(
         "--out",
         tmp_path / "jobs",
     )
+    decisions = tmp_path / "decisions.csv"
+    decisions.write_text("id,decision,label\nnowhere.png,exclude,\ndisc/000.png,relabel,cat\n")
+    more = tuple(word.replace("DECISIONS", str(decisions)) for word in more)
     # No option may be given twice.
     rate = () if more[0] in RATE else RATE
     code, _, err = run_cli(*common, *rate, *more)
