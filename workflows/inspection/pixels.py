@@ -14,7 +14,7 @@ EDGE = 16
 # Pixels that correlate less are no copies, however little other neighbors correlate.
 LEAST_CORRELATION = 0.9
 # Neighbors by features must be as near as this share of the images' are by chance, beside their pixels.
-_LOOSE_FALSE_ALARMS = 0.1
+_LOOSE_FALSE_ALARMS = 0.25
 # Shading that many images of a set have in common is taken out: polynomials of this degree in x and y.
 _SHADING_DEGREE = 2
 # Gray values that deviate by less hold nothing to compare but rounding.
@@ -48,7 +48,7 @@ def pixel_copies(
     images correlate: the transformed correlations ``atanh(c)`` (Fisher 1915) of all pairs are taken for
     normal, by their median and the median deviation above it, which copies hardly move. A pair is told where
     at most a share `false_alarms` of the images has a neighbor that correlates so by chance, at
-    `LEAST_CORRELATION` at least, and where its features are nearer than those of most neighbors.
+    `LEAST_CORRELATION` at least, and where its features are near for neighbors.
 
     Parameters
     ----------
