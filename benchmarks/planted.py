@@ -1,16 +1,19 @@
 """How many planted faults `toptune inspect` finds: flipped labels, copies of images, images of another set.
 
-    python benchmarks/planted.py STORE WORK --model NAME --set NAME=IMAGES --set NAME=IMAGES --seeds 2
+    python benchmarks/planted.py STORE WORK --model NAME --set NAME=IMAGES --set NAME=IMAGES --seeds 5
 
-STORE holds the features of each set by the model. Of each set, 5 % of the labels are flipped, seed by seed;
-20 images are re-encoded, resized, mirrored and brightened, and extracted into a store in WORK; and 10 of the
-next set are added. Labels are judged by average precision over all images, and by precision and recall of
-what is told; copies by recall, and by pairs that neither were planted nor were there before. With
---keep FOLDER the same features, probabilities and plants are written there, for benchmarks/planted_peers.py.
+STORE holds the features of each set by the model. Seed by seed, 5 % of the labels of each set are flipped; 20
+images are re-encoded, resized, mirrored and brightened, and extracted into a store in WORK; and 10 images of
+the next set are added. Labels are judged by average precision over all images, and by precision and recall of
+what is told; copies by recall, and by pairs that neither were planted nor were there before: by features
+alone, and with the pixels that inspect has with --data. Means over the seeds are printed with their standard
+errors. With --keep FOLDER the same features, probabilities and plants are written there, for
+benchmarks/planted_peers.py.
 """
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,12 @@ from toptune.extract import extract
 from toptune.store import ArrayBlocks, FeatureStore
 from toptune.train import FalkonClassifier, choose_arrays
 from toptune.workflows.inspection.duplicates import Spacing, distances_of
+from toptune.workflows.inspection.images import ImageProperties
 from toptune.workflows.inspection.labels import confident_labels
 from toptune.workflows.inspection.neighbors import Neighbors, nearest_neighbors, plan_neighbors
+from toptune.workflows.inspection.pixels import EDGE, pixel_copies
 
-_COPIES, _STRANGERS, _FLIPPED = 20, 10, 0.05
+_COPIES, _STRANGERS, _FLIPPED, _FALSE_ALARMS = 20, 10, 0.05, 0.001
 _KINDS = ("jpeg", "resize", "mirror", "bright")
 
 
@@ -44,24 +49,36 @@ def main() -> None:
     options = parser.parse_args()
     places = dict(each.split("=", 1) for each in options.sets)
     store = FeatureStore.open(options.store)
-    names = list(places)
+    names, seeds = list(places), range(options.seeds)
     rows = {name: features_of(store, options.model, name, options.layers) for name in names}
     for at, name in enumerate(names):
         values, ids, labels = rows[name]
         raw, _, _ = features_of(store, options.model, name, options.layers, is_unit=False)
         strangers = rows[names[(at + 1) % len(names)]][0]
-        found: dict[str, Any] = {"dataset": name, "images": len(ids)}
         kept: dict[str, np.ndarray] = {"values": values, "labels": labels}
-        found["labels"] = [flipped(raw, labels, seed, kept) for seed in range(options.seeds)]
-        found["strangers"] = [strange(values, strangers, seed, kept) for seed in range(options.seeds)]
-        folder = options.work / "images" / name
-        planted = plant(Path(places[name]), ids, folder)
-        found["copies"] = copies(values, planted, folder, options, kept)
+        plant(Path(places[name]), ids, options.work / "images" / name, seeds)
+        found = {
+            "dataset": name,
+            "images": len(ids),
+            "labels": over([flipped(raw, labels, seed, kept) for seed in seeds]),
+            "strangers": over([strange(values, strangers, seed, kept) for seed in seeds]),
+            "copies": copies(values, ids, Path(places[name]), options, kept),
+        }
         if options.keep is not None:
             options.keep.mkdir(parents=True, exist_ok=True)
-            everything: dict[str, Any] = kept | {"planted": np.array(planted)}
+            everything: dict[str, Any] = kept
             np.savez(options.keep / f"{name}.npz", **everything)
         print(json.dumps(found), flush=True)
+
+
+def over(seeds: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Return the mean of each figure over the seeds, and its standard error."""
+    found = {}
+    for name in seeds[0]:
+        figures = np.array([each[name] for each in seeds], dtype=float)
+        error = figures.std(ddof=1) / len(figures) ** 0.5 if len(figures) > 1 else float("nan")
+        found[name] = [round(float(figures.mean()), 4), round(float(error), 4)]
+    return found
 
 
 def features_of(
@@ -116,61 +133,85 @@ def strange(
     told = farthest > np.quantile(farthest, 0.99)
     return {
         "average_precision": float(average_precision_score(is_strange, farthest)),
+        "precision": float(is_strange[told].mean()),
         "recall": float(told[is_strange].mean()),
     }
 
 
-def plant(images: Path, ids: list[str], folder: Path) -> list[int]:
-    """Write the copies of some images, a folder for each kind, and return the rows of these images."""
-    rows = sorted(np.random.default_rng(0).choice(len(ids), _COPIES, replace=False).tolist())
-    for row in rows:
-        with Image.open(images / ids[row]) as opened:
-            image = opened.convert("RGB")
-        made = {
-            "jpeg": image,
-            "resize": image.resize((image.width * 3 // 5, image.height * 3 // 5), Image.Resampling.LANCZOS),
-            "mirror": ImageOps.mirror(image),
-            "bright": ImageEnhance.Brightness(image).enhance(1.3),
-        }
-        for kind, copy in made.items():
-            (folder / kind / "copy").mkdir(parents=True, exist_ok=True)
-            copy.save(folder / kind / "copy" / f"{row:06}.jpg", quality=60 if kind == "jpeg" else 85)
-    return rows
+def plant(images: Path, ids: list[str], folder: Path, seeds: Sequence[int]) -> None:
+    """Write the copies of some images for each seed, in a folder for each kind."""
+    for seed in seeds:
+        for row in np.random.default_rng(seed).choice(len(ids), _COPIES, replace=False).tolist():
+            with Image.open(images / ids[row]) as opened:
+                image = opened.convert("RGB")
+            small = (image.width * 3 // 5, image.height * 3 // 5)
+            made = {
+                "jpeg": image,
+                "resize": image.resize(small, Image.Resampling.LANCZOS),
+                "mirror": ImageOps.mirror(image),
+                "bright": ImageEnhance.Brightness(image).enhance(1.3),
+            }
+            for kind, copy in made.items():
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+                quality = 60 if kind == "jpeg" else 85
+                copy.save(folder / kind / f"{seed}-{row:06}.jpg", quality=quality)
 
 
 def copies(
     values: np.ndarray,
-    rows: list[int],
-    folder: Path,
+    ids: list[str],
+    images: Path,
     options: argparse.Namespace,
     kept: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-    """Extract the copies and return how many of these are found, for two rates of false alarms."""
-    store = options.work / "store"
-    found: dict[str, Any] = {}
-    for rate in (0.001, 0.01):
-        before = near(values, rate)
-        found[str(rate)] = {"there_before": len(before)}
-        for kind in _KINDS:
-            # Copies that were extracted for the other rate are recognized.
-            name = f"{folder.name}-{kind}"
-            extract(folder / kind, model=options.model, store=store, dataset=name, layers="all")
-            added, _, _ = features_of(FeatureStore.open(store), options.model, name, options.layers)
-            kept[kind] = added
-            new = near(np.concatenate([values, added]), rate) - before
+    """Extract the copies and return how many of these are found, by features alone and with pixels."""
+    folder, store = options.work / "images" / images_name(images, options), options.work / "store"
+    name = f"{folder.name}-copies"
+    extract(folder, model=options.model, store=store, dataset=name, layers="upper")
+    added, added_ids, _ = features_of(FeatureStore.open(store), options.model, name, options.layers)
+    tiles, more = tiles_of(images, ids), tiles_of(folder, added_ids)
+    before = near(values, tiles)
+    found: dict[str, Any] = {"there_before": {by: len(pairs) for by, pairs in before.items()}}
+    for kind in _KINDS:
+        seeds = []
+        for seed in range(options.seeds):
+            places = [at for at, image in enumerate(added_ids) if image.startswith(f"{kind}/{seed}-")]
+            rows = [int(added_ids[at].split("-")[1][:6]) for at in places]
+            kept[f"{kind}{seed}"], kept[f"planted{seed}"] = added[places], np.array(rows)
             planted = {(row, len(values) + place) for place, row in enumerate(rows)}
-            found[str(rate)][kind] = {
-                "recall": len(new & planted) / len(planted),
-                "others": len(new - planted),
-            }
+            after = near(np.concatenate([values, added[places]]), np.concatenate([tiles, more[places]]))
+            figures = {}
+            for by, pairs in after.items():
+                new = pairs - before[by]
+                figures[f"recall, {by}"] = len(new & planted) / len(planted)
+                figures[f"others, {by}"] = len(new - planted)
+                figures[f"precision, {by}"] = len(new & planted) / max(len(new), 1)
+            seeds.append(figures)
+        found[kind] = over(seeds)
     return found
 
 
-def near(values: np.ndarray, rate: float) -> set[tuple[int, int]]:
+def images_name(images: Path, options: argparse.Namespace) -> str:
+    """Return the name of the set whose images are in a folder."""
+    named: list[str] = options.sets
+    return next(each.split("=", 1)[0] for each in named if each.split("=", 1)[1] == str(images))
+
+
+def tiles_of(images: Path, ids: Sequence[str]) -> np.ndarray:
+    """Return the small gray images (n, EDGE, EDGE) by which inspect compares pixels."""
+    tiles = b"".join(ImageProperties.of((images / image).read_bytes()).tile for image in ids)
+    return np.frombuffer(tiles, dtype=np.uint8).reshape(len(ids), EDGE, EDGE)
+
+
+def near(values: np.ndarray, tiles: np.ndarray) -> dict[str, set[tuple[int, int]]]:
     """Return the pairs of rows that are told as near-duplicates."""
     found = searched(values)
-    pairs = Spacing.of(found, false_alarms=rate).near_pairs(found)
-    return {(int(left), int(right)) for left, right in pairs}
+    pairs = Spacing.of(found, false_alarms=_FALSE_ALARMS).near_pairs(found)
+    known = np.ones(len(values), dtype=bool)
+    by_pixels = pixel_copies(tiles, known, found, false_alarms=_FALSE_ALARMS)
+    assert by_pixels is not None
+    alone = {(int(left), int(right)) for left, right in pairs}
+    return {"features": alone, "with pixels": alone | {(int(a), int(b)) for a, b in by_pixels.pairs}}
 
 
 def searched(values: np.ndarray) -> Neighbors:

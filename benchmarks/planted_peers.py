@@ -13,7 +13,7 @@ default (a cosine of 0.9).
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +31,24 @@ def main() -> None:
         seeds = range(sum(name.startswith("given") for name in kept.files))
         found = {
             "dataset": path.stem,
-            "labels": [label_issues(kept, seed) for seed in seeds],
-            "strangers": [strangers(kept, seed) for seed in seeds],
+            "labels": over([label_issues(kept, seed) for seed in seeds]),
+            "strangers": over([strangers(kept, seed) for seed in seeds]),
             "copies": {
-                "cleanlab": copies(kept, below_the_median),
-                "imagededup": copies(kept, above_09),
+                "cleanlab": copies(kept, below_the_median, seeds),
+                "imagededup": copies(kept, above_09, seeds),
             },
         }
         print(json.dumps(found), flush=True)
+
+
+def over(seeds: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Return the mean of each figure over the seeds, and its standard error."""
+    found = {}
+    for name in seeds[0]:
+        figures = np.array([each[name] for each in seeds], dtype=float)
+        error = figures.std(ddof=1) / len(figures) ** 0.5 if len(figures) > 1 else float("nan")
+        found[name] = [round(float(figures.mean()), 4), round(float(error), 4)]
+    return found
 
 
 def label_issues(kept: "np.lib.npyio.NpzFile", seed: int) -> dict[str, float]:
@@ -62,24 +72,41 @@ def label_issues(kept: "np.lib.npyio.NpzFile", seed: int) -> dict[str, float]:
     }
 
 
-def strangers(kept: "np.lib.npyio.NpzFile", seed: int) -> float:
-    """Return the average precision of images of another set by cleanlab's outlier scores."""
+def strangers(kept: "np.lib.npyio.NpzFile", seed: int) -> dict[str, float]:
+    """Return how well images of another set are found by cleanlab's outlier scores, of which 1 % are told."""
     from cleanlab.outlier import OutOfDistribution
 
     values = kept[f"with_strangers{seed}"]
     scores = OutOfDistribution().fit_score(features=values, verbose=False)
-    return float(average_precision_score(np.arange(len(values)) >= len(kept["values"]), -scores))
+    is_strange = np.arange(len(values)) >= len(kept["values"])
+    told = scores < np.quantile(scores, 0.01)
+    return {
+        "average_precision": float(average_precision_score(is_strange, -scores)),
+        "precision": float(is_strange[told].mean()),
+        "recall": float(told[is_strange].mean()),
+    }
 
 
-def copies(kept: "np.lib.npyio.NpzFile", find: Callable[[np.ndarray], Pairs]) -> dict[str, object]:
+def copies(
+    kept: "np.lib.npyio.NpzFile", find: Callable[[np.ndarray], Pairs], seeds: Sequence[int]
+) -> dict[str, object]:
     """Return the recall of each kind of copies, and pairs that neither were planted nor there before."""
-    values, rows = kept["values"], kept["planted"].tolist()
+    values = kept["values"]
     before = find(values)
     found: dict[str, object] = {"there_before": len(before)}
     for kind in _KINDS:
-        new = find(np.concatenate([values, kept[kind]])) - before
-        planted = {(row, len(values) + place) for place, row in enumerate(rows)}
-        found[kind] = {"recall": len(new & planted) / len(planted), "others": len(new - planted)}
+        figures = []
+        for seed in seeds:
+            new = find(np.concatenate([values, kept[f"{kind}{seed}"]])) - before
+            planted = {(row, len(values) + at) for at, row in enumerate(kept[f"planted{seed}"].tolist())}
+            figures.append(
+                {
+                    "recall": len(new & planted) / len(planted),
+                    "others": len(new - planted),
+                    "precision": len(new & planted) / max(len(new), 1),
+                }
+            )
+        found[kind] = over(figures)
     return found
 
 
