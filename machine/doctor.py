@@ -20,7 +20,6 @@ EXTRAS = {
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "faiss": ("faiss-cpu",),
     "gpu": ("nvidia-ml-py",),
-    "hdf5": ("h5py",),
     "heif": ("pillow-heif",),
     "jobqueue": ("dask", "dask-jobqueue", "distributed"),
     "open-clip": ("open-clip-torch",),

@@ -66,7 +66,7 @@ def require_format(name: str) -> None:
     Raises
     ------
     InputError
-        If new arrays of the format cannot be written here; the message names the extra that installs it.
+        If new arrays of the format cannot be written here; the message says how to get it.
     """
     if name == "hdf5":
         hdf5_format.hdf5_library(writes=True)

@@ -33,7 +33,7 @@ _WRITING_HDF5 = (2, 0, 0)
 
 
 def hdf5_library(*, writes: bool = False) -> Any:
-    """Return h5py, which an extra installs.
+    """Return h5py.
 
     Parameters
     ----------
@@ -48,12 +48,12 @@ def hdf5_library(*, writes: bool = False) -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise InputError("HDF5 files need h5py; pip install 'toptune[hdf5]'") from error
+        raise InputError("HDF5 files need h5py; pip install 'h5py>=3.16'") from error
     if writes and h5py.version.hdf5_version_tuple < _WRITING_HDF5:
         raise InputError(
             f"units in HDF5 are written with HDF5 2.0 or newer, and h5py {h5py.__version__} has HDF5 "
             f"{h5py.version.hdf5_version}, whose file images cannot be read again; pip install "
-            "'toptune[hdf5]', or take the format zarr"
+            "'h5py>=3.16', or take the format zarr"
         )
     return h5py
 
