@@ -176,7 +176,8 @@ KERNEL = together(
     click.option(
         "--sigma",
         callback=parse_floats,
-        help="Width of the kernel, one value or a grid; by default selected by cross-validation.",
+        help="Width of the kernel, one value or a grid; by default selected by cross-validation, or the "
+        "widest with at most ten images a class.",
     ),
     click.option(
         "--centers",
