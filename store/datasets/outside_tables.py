@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
@@ -69,8 +68,8 @@ class OutsideTable:
         return plain_values(self._columns[name])
 
     def is_kept(self, name: str) -> bool:
-        """Return whether a column can be kept beside images: text, truth values or whole numbers."""
-        return is_text_or_whole(self._columns[name])
+        """Return whether a column can be kept beside images: text, truth values or numbers."""
+        return is_text_or_number(self._columns[name].type)
 
     def is_nested(self, name: str, *, may_be_list: bool = False) -> bool:
         """Return whether a column holds objects or lists; where lists may be, lists of lists or objects."""
@@ -87,18 +86,14 @@ def plain_values(column: pa.ChunkedArray) -> list[Any]:
     return list(column.to_pylist())
 
 
-def is_text_or_whole(column: pa.ChunkedArray) -> bool:
-    """Return whether a column has text, truth values or whole numbers, perhaps with gaps."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
-    if any(test(kind) for test in tests):
-        return True
-    if not pa.types.is_floating(column.type):
-        return False
-    # Whole numbers with gaps are floats in most programs: the gaps are NaN.
-    values = column.to_numpy()
-    values = values[~np.isnan(values)]
-    return bool(len(values) and (values == np.floor(values)).all())
+def is_text_or_number(kind: pa.DataType) -> bool:
+    """Return whether a column of a type has text, truth values or numbers, which may be targets."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    tests = (
+        pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean,
+        pa.types.is_floating, pa.types.is_decimal,
+    )  # fmt: skip
+    return any(test(kind) for test in tests)
 
 
 def read_outside_table(path: Path, what: str, *, keeps_empty_lines: bool = False) -> OutsideTable:

@@ -40,7 +40,7 @@ def read_column(path: Path) -> list[object]:
 
 
 def read_table(path: Path) -> dict[str, list[object]]:
-    """Read the columns of text and whole numbers of a table, by name.
+    """Read the columns of text and of numbers of a table, by name.
 
     In text everything is as it is written: an id ``007`` stays so, and a label ``NA`` is a label.
 

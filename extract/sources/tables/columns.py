@@ -13,7 +13,7 @@ from toptune.extract.sources.tables.manifest_columns import (
     first_named,
 )
 from toptune.store.datasets.manifest import LABELS_COLUMN
-from toptune.store.datasets.outside_tables import plain_values
+from toptune.store.datasets.outside_tables import is_text_or_number, plain_values
 from toptune.store.datasets.outside_text import column_names, outside_column, outside_text
 from toptune.store.files.json_values import parse_json
 
@@ -38,7 +38,7 @@ class TableColumns:
     several : str or None
         Column with a list of labels for each image.
     others : tuple of str
-        Further columns of text or of ClassLabels.
+        Further columns of text, of numbers or of ClassLabels.
     class_names : dict of str to list of str
         Names of the classes, for each column of ClassLabels.
     """
@@ -129,7 +129,7 @@ def choose_columns(
         for name in singles
         if (name != label or label_column is not None)
         and outside_text(name) not in RESERVED
-        and (name in class_names or _is_kept(schema.field(name).type))
+        and (name in class_names or is_text_or_number(schema.field(name).type))
     ]
     return TableColumns(images[0], label, several, tuple(others), class_names)
 
@@ -203,17 +203,8 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _is_label(kind: pa.DataType) -> bool:
-    """Return whether values of a type can be labels; numbers with gaps are floats in most programs."""
-    tests = (pa.types.is_floating, pa.types.is_binary, pa.types.is_large_binary)
-    return _is_kept(kind) or any(test(kind) for test in tests)
-
-
-def _is_kept(kind: pa.DataType) -> bool:
-    """Return whether a column of a type is kept beside the images: text, whole numbers and truth values."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
-    return any(test(kind) for test in tests)
+    """Return whether values of a type can be labels; bytes may be names."""
+    return is_text_or_number(kind) or _is_bytes(kind)
 
 
 def _is_list_of_labels(kind: pa.DataType) -> bool:

@@ -32,7 +32,7 @@ def open_manifest(
     ``split`` (``train``, ``val`` or ``test``) and ``id`` (the path as it is written, by default). Empty
     fields mean that nothing is known. ``labels`` holds several labels, as text with ``|`` or ``;`` between
     them, or as a list; a single one becomes the label, and an empty field says that no label applies. Other
-    columns of text and of whole numbers are kept beside the images. ``x0``, ``y0``, ``x1`` and ``y1`` make a
+    columns of text and of numbers are kept beside the images. ``x0``, ``y0``, ``x1`` and ``y1`` make a
     row of a part of its image, see `read_boxes`; the id is then the path with the box, by default.
 
     Parameters
@@ -213,7 +213,7 @@ def _kept(table: OutsideTable, columns: ManifestColumns, remarks: Remarks) -> li
         if name in RESERVED:
             remarks.add("column", "with a name of toptune's own", name, code="TT011", advice="rename it")
         elif name not in kept:
-            remarks.add("column", "of neither text nor whole numbers, not kept", name, code="TT011")
+            remarks.add("column", "of neither text nor numbers, not kept", name, code="TT011")
     if table.n_unnamed:
         remarks.add("column", "without a name", None, code="TT011", count=table.n_unnamed)
     if table.separator is not None:

@@ -98,7 +98,7 @@ def table_remarks(parts: Sequence[TablePart]) -> tuple[Remark, ...]:
         if outside_text(name) in RESERVED:
             remarks.add("column", "with a name of toptune's own", name, code="TT011", advice="rename it")
         else:
-            remarks.add("column", "with neither text nor whole numbers, not kept", name, code="TT011")
+            remarks.add("column", "with neither text nor numbers, not kept", name, code="TT011")
     for names in first.columns.class_names.values():
         for one, count in Counter(outside_column(names)).items():
             if count > 1:

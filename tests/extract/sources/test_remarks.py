@@ -230,11 +230,11 @@ def test_arrays_and_columns_without_use_are_told(tmp_path: Path) -> None:
     assert said(open_source(tmp_path / "more.npz")) == [
         "left out: 2 arrays neither images nor their labels, by their names (features, y_val)"
     ]
-    content = table(range(4)).append_column("score", [[0.5] * 4]).append_column("kind", [["x"] * 4])
+    content = table(range(4)).append_column("score", [[0.5] * 4]).append_column("raw", [[b"x"] * 4])
     pq.write_table(content, tmp_path / "t.parquet")
     source = open_source(tmp_path / "t.parquet")
-    assert source.manifest().extra_names == ["kind"]
-    assert said(source) == ["left out: 1 column with neither text nor whole numbers, not kept (score)"]
+    assert source.manifest().column("score") == ["0.5"] * 4
+    assert said(source) == ["left out: 1 column with neither text nor numbers, not kept (raw)"]
 
 
 def test_images_of_no_split_are_told_where_a_split_is_asked_for(tmp_path: Path) -> None:

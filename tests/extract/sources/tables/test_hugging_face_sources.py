@@ -57,9 +57,10 @@ def test_labels_of_every_kind(tmp_path: Path, form: str) -> None:
     )  # fmt: skip
     manifest = open_source(save(tmp_path / "d", content, form)).manifest()
     assert manifest.labels == ["bee", None, None]
-    assert manifest.extra_names == ["coarse", "note", "number"]
+    assert manifest.extra_names == ["coarse", "note", "weight", "number"]
     assert manifest.column("coarse") == ["x", "y", "x"]
     assert manifest.column("note") == ["a", None, "c"]
+    assert manifest.column("weight") == ["0.1", "0.2", "0.3"]
 
 
 @both

@@ -3,6 +3,7 @@
 import json
 import os
 import unicodedata
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +148,9 @@ def test_types_of_parquet(folder: Path) -> None:
             "visit": pa.array([1.0, np.nan, 2.0], pa.float32()),
             "site": pa.array([f" {APART}", COMPOSED, ""]).dictionary_encode(),
             "is_sick": [True, False, None],
-            "weight": [0.5, 1.0, 2.0],
+            "weight": [0.5, None, np.inf],
+            "price": [Decimal("1.50"), None, Decimal(2)],
+            "raw": [b"1", None, b"2"],
         }
     )
     pq.write_table(table, folder / "m.parquet")
@@ -157,7 +160,10 @@ def test_types_of_parquet(folder: Path) -> None:
     assert manifest.column("visit") == ["1", None, "2"]
     assert manifest.column("site") == [COMPOSED, COMPOSED, None]
     assert manifest.column("is_sick") == ["True", "False", None]
-    assert "1 column of neither text nor whole numbers, not kept (weight)" in said(folder / "m.parquet")
+    # Targets of a regression.
+    assert manifest.column("weight") == ["0.5", None, "inf"]
+    assert manifest.column("price") == ["1.50", None, "2"]
+    assert "1 column of neither text nor numbers, not kept (raw)" in said(folder / "m.parquet")
 
 
 def test_an_empty_cell_among_several_labels_says_that_none_applies(folder: Path) -> None:
@@ -244,7 +250,7 @@ def test_lists_and_objects_are_no_text(folder: Path, row: dict[str, object], mes
 def test_boxes_beside_the_labels_stop_nothing(folder: Path) -> None:
     row = {"path": "p/1.png", "label": "x", "boxes": [[1, 2]], "parts": [{"n": 1}]}
     assert list(opened(folder, json.dumps(row), "m.jsonl").labels) == ["x"]
-    assert "2 columns of neither text nor whole numbers, not kept (boxes, parts)" in said(folder / "m.jsonl")
+    assert "2 columns of neither text nor numbers, not kept (boxes, parts)" in said(folder / "m.jsonl")
 
 
 def test_a_link_that_leads_nowhere_is_a_row_that_cannot_be_read(folder: Path) -> None:
