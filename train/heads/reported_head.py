@@ -76,7 +76,8 @@ class ReportedHead(ABC):
         """Return numbers (n, n_targets) as answers: of a scale, the nearest step that training rows had."""
         if self.levels is None:
             return values
-        return np.clip(np.rint(values), self.levels[:, 0], self.levels[:, 1])
+        # Zero is added because a little below 0 is rounded to -0.0, which would be printed so.
+        return np.clip(np.rint(values), self.levels[:, 0], self.levels[:, 1]) + 0.0
 
     def _take_levels(self, y: TargetMatrix) -> None:
         """Take the steps of the scales from training rows.

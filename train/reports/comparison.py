@@ -219,7 +219,7 @@ def _check_leak(features: StoredFeatures, options: CompareOptions) -> None:
     """Refuse to compare splits where the manifest decides which rows are tested."""
     if options.resplit:
         return
-    if split_manifest(features.manifest, val=options.val).rule.startswith(NAMED):
+    if split_manifest(features.manifest, val=options.val, task=options.task).rule.startswith(NAMED):
         raise InputError(
             "leak compares drawn splits, but the manifest names the test rows; draw them anew with --resplit"
         )

@@ -5,11 +5,10 @@ import math
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.train.runs.record import RunRecord
 from toptune.train.tasks.choice import task_of
-from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL, REGRESSION
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL, ORDINAL_FIGURE, REGRESSION
 
 # Before the names of figures of left-out training images.
 LEFT_OUT = "left_out_"
-ORDINAL_FIGURE = "quadratic_kappa"
 # Figures in the unit of a target, whose size says nothing of how many decimals matter.
 IN_UNITS = ("mae", "rmse", "left_out_squared_error")
 # Left-out figures that the report of a head has in place of an accuracy.

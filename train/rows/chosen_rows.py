@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.store.datasets.contents import note_numbers
-from toptune.store.datasets.manifest import Manifest
+from toptune.store.datasets.manifest import LABEL_SEPARATOR, Manifest
 from toptune.text import counted, named
 from toptune.train.rows.copies import Digests, note_copies
 from toptune.train.rows.few_shot import draw_training_rows
@@ -113,10 +113,11 @@ class ChosenRows:
         """Rows that neither train nor test, groups on both sides, and classes that are numbers, in words."""
         split, notes = self.split, [*self.copies, *self._decided()]
         if split.n_unlabelled:
-            notes.append(f"not used: {counted(split.n_unlabelled, 'image')} without a label [TT301]")
+            notes.append(f"not used: {counted(split.n_unlabelled, 'image')} without {self._lacking} [TT301]")
             unlabeled = [row for row, label in enumerate(self.manifest.labels) if label is None]
             several = advice_on_several_labels(self.manifest, np.array(unlabeled, dtype=np.int64))
-            notes += [f"{several} [TT302]"] if several else []
+            if several and self.task.name == CLASSIFICATION:
+                notes.append(f"{several} [TT302]")
         if split.n_unused:
             notes.append(
                 f"not used: {counted(split.n_unused, 'labeled image')} in no split that was asked for [TT303]"
@@ -124,11 +125,34 @@ class ChosenRows:
         notes += self._unused_options()
         if (grouped_by := self.options.grouped_by) is not None:
             train, test = ({self.groups[row] for row in rows} for rows in (split.train, split.test))
-            notes.append(f"groups by {grouped_by!r}: {len(train)} train, {len(test)} test [TT305]")
+            only = (
+                f"; answers are of images, because --task {self.task.name} has none of things"
+                if self.options.answer_by is not None and self.task.name != CLASSIFICATION
+                else ""
+            )
+            notes.append(f"groups by {grouped_by!r}: {len(train)} train, {len(test)} test{only} [TT305]")
         if self.task.name == CLASSIFICATION:
             numbers = note_numbers(list(self.classes))
-            return [*notes, *([f"{numbers} [TT306]"] if numbers else [])]
+            return [*notes, *([f"{numbers} [TT306]"] if numbers else []), *self._barred()]
         return [*notes, *self.task.notes(self.train_labels)]
+
+    def _barred(self) -> Iterator[str]:
+        """Say that names of classes look like several labels."""
+        barred = [name for name in self.classes if LABEL_SEPARATOR in name]
+        if barred:
+            column = self.options.label_column or "label"
+            yield (
+                f"{counted(len(barred), 'class')} of {len(self.classes)} with {LABEL_SEPARATOR!r} in the "
+                f"name ({named(barred, most=_SHOWN)}), each of which is one class; where the parts are "
+                f"labels, several of an image, train with --task multilabel --label-column {column} [TT318]"
+            )
+
+    @property
+    def _lacking(self) -> str:
+        """What an image that is not used does not have."""
+        if self.options.target is not None:
+            return f"a number in {self.options.target}"
+        return "a label" if self.task.name == CLASSIFICATION else "known labels"
 
     def _decided(self) -> Iterator[str]:
         """Say how many images the decisions of a person concern."""

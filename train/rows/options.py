@@ -132,8 +132,11 @@ class RowOptions:
                 )
         if self.task == AUTO_TASK and self.target is not None:
             object.__setattr__(self, "task", REGRESSION)
-        elif self.task == AUTO_TASK and self.label_column is not None and "," in self.label_column:
-            object.__setattr__(self, "task", MULTILABEL)
+        elif self.task == AUTO_TASK and self.label_column is not None:
+            from toptune.store.datasets.manifest import LABELS_COLUMN
+
+            if "," in self.label_column or self.label_column == LABELS_COLUMN:
+                object.__setattr__(self, "task", MULTILABEL)
         check_count(self.seed, option="seed", least=0, most=MOST_SEED)
         if not 0 < self.test_fraction < 1:
             raise InputError(f"test_fraction is {self.test_fraction}; it must lie between 0 and 1")

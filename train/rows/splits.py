@@ -116,11 +116,13 @@ def split_manifest(
     decided = decisions or Decisions()
     groups = row_keys(manifest, group_by=group_by, together=decided.groups)
     is_named = not resplit and any(split is not None for split in manifest.splits)
-    split = _named(manifest, val) if is_named else _unsplit(manifest)
+    has_classes = task in (AUTO_TASK, CLASSIFICATION)
+    split = _named(manifest, val, must_be_labeled=has_classes) if is_named else _unsplit(manifest)
     if len(split.train) == 0:
+        several = advice_on_several_labels(manifest, _unlabeled(manifest)) if has_classes else ""
         raise InputError(
             f"no labeled row is left to train on among {manifest.n_rows} ({split.rule}); "
-            + (advice_on_several_labels(manifest, _unlabeled(manifest)) or "check the labels and the split")
+            + (several or "check the labels and the split")
         )
     if len(split.test):
         split = _without(split, manifest, decided.excluded)
@@ -229,7 +231,7 @@ def _unsplit(manifest: Manifest) -> Split:
     )
 
 
-def _named(manifest: Manifest, val: str) -> Split:
+def _named(manifest: Manifest, val: str, *, must_be_labeled: bool) -> Split:
     labeled = _labeled(manifest)
     names = np.array([split or "" for split in manifest.splits])
     unknown = sorted(set(names.tolist()) - {"train", "val", "test", ""})
@@ -239,7 +241,8 @@ def _named(manifest: Manifest, val: str) -> Split:
     trains |= (names == "val") & (val == "train")
     tests |= (names == "val") & (val == "test")
     missing = np.flatnonzero(trains & ~labeled)
-    if len(missing):
+    # Other tasks leave such rows out: nothing is known of them, or --drop-missing says so.
+    if len(missing) and must_be_labeled:
         raise InputError(
             f"{len(missing)} training rows have no label of their own, the first is "
             f"{manifest.ids[missing[0]]!r}: {several}"
@@ -248,7 +251,7 @@ def _named(manifest: Manifest, val: str) -> Split:
             + _remedy(names[missing])
         )
     return Split(
-        train=np.flatnonzero(trains),
+        train=np.flatnonzero(trains & labeled),
         test=np.flatnonzero(tests & labeled),
         n_unlabelled=int((~labeled).sum()),
         n_unused=int((labeled & ~trains & ~tests).sum()),

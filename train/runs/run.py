@@ -42,7 +42,7 @@ from toptune.train.runs.record import (
 from toptune.train.runs.sources import CacheIdentity, RunArray, RunSource
 from toptune.train.tasks.answer_form import AnswerForm
 from toptune.train.tasks.choice import task_of
-from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL, REGRESSION
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL, ORDINAL_FIGURE, REGRESSION
 
 logger = logging.getLogger(__name__)
 
@@ -321,7 +321,7 @@ def first_line(what: str, metrics: Mapping[str, Any], *, task: str = CLASSIFICAT
         return f"{what}: trained, no test images"
     figures = ", ".join(
         f"{name.replace('_', ' ')} {metrics[name]:.4f}"
-        for name in task_of(task).figures
+        for name in (*task_of(task).figures, ORDINAL_FIGURE)
         if metrics.get(name) is not None
     )
     return f"{what}: {figures} on {metrics['n_test']} test images"

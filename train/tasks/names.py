@@ -2,5 +2,7 @@
 
 CLASSIFICATION, MULTILABEL, REGRESSION = "classification", "multilabel", "regression"
 AUTO_TASK = "auto"
+# The figure of steps of a scale, which stands behind those of all numbers.
+ORDINAL_FIGURE = "quadratic_kappa"
 # What --task takes; by auto the data set says which.
 TASK_NAMES = (AUTO_TASK, CLASSIFICATION, MULTILABEL, REGRESSION)

@@ -23,6 +23,8 @@ PARTS = 10
 # Rows of a part, at least: fewer could not be in every fold.
 _PART_ROWS = 10
 _SHOWN = 5
+# The squared error of a million rows of such numbers is still a number.
+_LARGEST = 1e150
 
 
 class Regression(Task):
@@ -83,6 +85,13 @@ class Regression(Task):
                 raise InputError(
                     f"target {name!r} is {values[0]:g} in all {len(texts)} training rows, so that there is "
                     "nothing to learn; name another column with --target, or add images with other values",
+                    option="target",
+                )
+            largest = float(np.abs(values).max())
+            if largest > _LARGEST:
+                raise InputError(
+                    f"target {name!r} reaches {largest:g} in a training row, and squares of numbers above "
+                    f"{_LARGEST:g} cannot be added up; write the column in a larger unit",
                     option="target",
                 )
 

@@ -13,6 +13,7 @@ from toptune.train.figures.label_figures import CURVES
 from toptune.train.figures.number_figures import PREDICTED, RESIDUALS
 from toptune.train.runs.record import METRICS, RunRecord
 from toptune.train.tasks.choice import task_of
+from toptune.train.tasks.names import ORDINAL_FIGURE
 
 # Drawings of a run, with their captions; a run has those of its task.
 _DRAWINGS = {
@@ -69,6 +70,7 @@ def read_task_run(folder: Path, record: RunRecord, *, advice: str) -> TaskRun:
     task = task_of(record.task_name)
     figures = [
         *((name.replace("_", " "), metrics.get(name)) for name in task.figures),
+        *([("quadratic kappa", metrics[ORDINAL_FIGURE])] if ORDINAL_FIGURE in metrics else []),
         ("test images", metrics["n_test"]),
     ]
     columns, rows = _table(metrics)

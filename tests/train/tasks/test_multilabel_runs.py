@@ -273,6 +273,31 @@ def test_one_label_an_image_is_taken_by_its_column(build: Build, tmp_path: Path)
     assert run.classes == ["animal", "thing"]
 
 
+def test_the_column_of_labels_may_be_named(build: Build, tmp_path: Path) -> None:
+    made(build)
+    run = train(tmp_path / "store", dataset="pets", out=tmp_path / "run", head="ridge", label_column="labels")
+    assert run.record.task == "multilabel"
+    assert run.classes == list(NAMES)
+
+
+def test_images_of_which_nothing_is_known_are_in_no_split(build: Build, tmp_path: Path) -> None:
+    texts: list[Any] = several()[0]
+    texts[1], texts[4] = None, "?"
+    made(build, texts, splits=["test" if row % 4 == 0 else "train" for row in range(N)])
+    run = train(tmp_path / "store", dataset="pets", out=tmp_path / "run", head="ridge")
+    assert not {1, 4} & {*run.train_rows.tolist(), *run.test_rows.tolist()}
+    assert any("not used: 2 images without known labels" in warning for warning in run.record.warnings)
+
+
+def test_names_of_classes_that_look_like_several_labels_are_told(build: Build, tmp_path: Path) -> None:
+    build(labels=["a|b" if "|" in text else "a" for text in several()[0]])
+    run = train(tmp_path / "store", dataset="pets", out=tmp_path / "run", head="ridge")
+    told = [warning for warning in run.record.warnings if "[TT318]" in warning]
+    assert len(told) == 1
+    assert "1 class of 2 with '|' in the name ('a|b')" in told[0]
+    assert "--task multilabel --label-column label" in told[0]
+
+
 def test_a_forest_of_labels_names_what_can_be_updated_and_exported(build: Build, tmp_path: Path) -> None:
     made(build)
     params = {"n_estimators": 5}

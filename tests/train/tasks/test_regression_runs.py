@@ -136,7 +136,44 @@ def test_missing_numbers_are_left_out_when_asked(build: Build, tmp_path: Path) -
     )
     used = set(np.concatenate([run.train_rows, run.test_rows]).tolist())
     assert used == set(range(N)) - {3, 7, 9}
-    assert any("3 images" in warning for warning in run.record.warnings)
+    assert any("not used: 3 images without a number in gaps" in warning for warning in run.record.warnings)
+
+
+def test_a_data_set_with_a_split_and_several_labels_may_lack_numbers(build: Build, tmp_path: Path) -> None:
+    _, numbers = told()
+    gaps: list[Any] = numbers[:, 0].tolist()
+    gaps[1], gaps[4] = None, "inf"
+    splits = ["test" if row % 4 == 0 else "train" for row in range(N)]
+    build(labels=[None] * N, extra={"gaps": gaps, "labels": ["a|b"] * N}, splits=splits)
+    run = train(
+        tmp_path / "store", dataset="pets", out=tmp_path / "run", head="ridge", target="gaps",
+        drop_missing=True,
+    )  # fmt: skip
+    used = [*run.train_rows.tolist(), *run.test_rows.tolist()]
+    assert sorted(used) == [row for row in range(N) if row not in (1, 4)]
+    assert not any("--task multilabel" in warning for warning in run.record.warnings)
+
+
+def test_images_of_a_thing_are_kept_together_and_said_to_be_answered_alone(
+    build: Build, tmp_path: Path
+) -> None:
+    made(build, size=[row // 3 for row in range(N)])
+    run = train(
+        tmp_path / "store", dataset="pets", out=tmp_path / "run", head="ridge", target="size",
+        answer_by="slide",
+    )  # fmt: skip
+    assert not {*(run.train_rows // 3).tolist()} & {*(run.test_rows // 3).tolist()}
+    assert any("answers are of images, because --task regression" in note for note in run.record.warnings)
+
+
+def test_steps_a_little_below_zero_are_zero(build: Build, tmp_path: Path) -> None:
+    made(build, step=[row % 3 - 1 for row in range(N)])
+    run = train(
+        tmp_path / "store", dataset="pets", out=tmp_path / "run", head="ridge", target="step", ordinal=True
+    )
+    head: Any = run.head
+    assert head.answer_form.texts(head.rounded(np.array([[-0.2]]))) == ["step=0.0"]
+    assert f"quadratic kappa {run.metrics['quadratic_kappa']:.4f}" in str(run)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +193,7 @@ def test_missing_numbers_are_left_out_when_asked(build: Build, tmp_path: Path) -
         ({"target": "void", "drop_missing": True}, "no image has numbers in 'void'"),
         ({"target": "flat"}, "target 'flat' is 7 in all"),
         ({"target": "agee"}, "no column 'agee'"),
+        ({"target": "huge"}, "target 'huge' reaches 1e+200 in a training row, and squares of numbers above"),
         ({"target": "age,age"}, "given twice"),
         (
             {"target": "age", "head": "logistic"},
@@ -173,6 +211,10 @@ def test_missing_numbers_are_left_out_when_asked(build: Build, tmp_path: Path) -
         ({"task": "regression"}, "needs --target COLUMN"),
         ({"ordinal": True}, "ordinal has a meaning for --task regression only"),
         ({"drop_missing": True}, "drop_missing has a meaning for --task regression only"),
+        (
+            {"target": "age", "answer_by": "slide", "answer_from": "maximum"},
+            "answer_from is 'maximum', and --task regression has no answers of things",
+        ),
         ({"target": "age", "shots": 3}, "a row has no one class; give --train-size"),
     ],
 )
@@ -180,7 +222,7 @@ def test_bad_input(build: Build, tmp_path: Path, options: dict[str, Any], messag
     _, numbers = told()
     gaps: list[Any] = numbers[:, 0].tolist()
     gaps[3], gaps[5], gaps[7] = None, "nan", "inf"
-    made(build, gaps=gaps, void=[None] * N, flat=[7] * N)
+    made(build, gaps=gaps, void=[None] * N, flat=[7] * N, huge=[f"{row}e198" for row in range(-100, 20)])
     with pytest.raises(InputError, match=re.escape(message)):
         train(tmp_path / "store", dataset="pets", out=tmp_path / "run", **{"head": "ridge", **options})
 
