@@ -1,7 +1,7 @@
 """`toptune evaluate`, `predict`, `export` and `report` use a RUN that was trained."""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,10 @@ from toptune.commands.options.common import (
 from toptune.commands.options.help import Choice, Command, examples
 from toptune.commands.options.parsing import ExistingPath, parse_moved, parse_places
 from toptune.commands.options.printing import echo, report_failures, show
+from toptune.errors import InputError
+
+if TYPE_CHECKING:
+    from toptune.workflows import Classifier
 
 RUN = click.argument("run", type=RunFolder())
 
@@ -82,6 +86,23 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
     with work_progress("scoring") as progress:
         metrics = run_evaluation(run, progress=progress, **options)
     show(as_json, metrics, describe_metrics(metrics))
+
+
+def _checked_top(top: int, classifier: "Classifier") -> int:
+    """Return how many classes are written, at most all; refuse to rank what is not ranked."""
+    from toptune.text import counted
+    from toptune.train.tasks.names import CLASSIFICATION
+
+    task, n_classes = classifier.record.form.task, len(classifier.classes)
+    if top > 1 and task != CLASSIFICATION:
+        raise InputError(
+            f"top is {top}, and {classifier.record.folder} is a run of --task {task}, whose answers are not "
+            "ranked; leave --top out: --probabilities writes the number of every label or target",
+            option="top",
+        )
+    if top > n_classes:
+        click.echo(f"--top {top} writes all classes: the run has {counted(n_classes, 'class')}", err=True)
+    return min(top, n_classes)
 
 
 @click.command(
@@ -161,13 +182,10 @@ def predict(
     # Paths without an image are refused before the backbone is loaded, which takes seconds.
     images = [image for _, image in find_images(paths)]
     classifier = Classifier.load(run, **options)
+    top = _checked_top(top, classifier)
     with work_progress("predicting") as progress:
         predictions = classifier.predict(images, batch_size=batch_size, progress=progress, **asked)
     columns = classifier.classes if probabilities else []
-    if top > len(classifier.classes):
-        n_classes = counted(len(classifier.classes), "class")
-        click.echo(f"--top {top} writes all classes: the run has {n_classes}", err=True)
-        top = len(classifier.classes)
     if out is not None:
         file = save_predictions(
             predictions, out, form=form, columns=columns, top=top, spreadsheet_safe=spreadsheet_safe

@@ -1,5 +1,9 @@
 """Runs that give numbers are exported, and their files give what the runs give."""
 
+import csv
+import io
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,8 @@ from PIL import Image
 from tests.shapes import MODEL, save_shapes
 from toptune.extract import extract
 from toptune.train import Run, train
-from toptune.workflows import Classifier, export
+from toptune.train.verdicts.verdicts import Verdict
+from toptune.workflows import Classifier, Prediction, export, write_predictions
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +64,31 @@ def test_an_exported_file_gives_the_numbers_of_the_run(
     assert set(answer.targets) == set(run.classes)
     assert answer.to_dict()["targets"] == dict(answer.targets)
     assert str(answer.label).startswith(f"{run.classes[0]}=")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_numbers_far_below_one_are_written_whole(form: str) -> None:
+    stream = io.StringIO()
+    prediction = Prediction(
+        "a.png", "dose=1.25e-07", probabilities={"dose": 1.25e-7}, targets={"dose": 1.25e-7},
+        verdict=Verdict(novelty=1 / 3, intervals={"dose": (1e-8, None)}),
+    )  # fmt: skip
+    write_predictions([prediction], stream, form=form, columns=["dose"])
+    if form == "csv":
+        names, cells = csv.reader(io.StringIO(stream.getvalue()))
+        assert names == ["path", "label", "confidence", "novelty", "dose_low", "dose_high", "dose"]
+        assert cells == ["a.png", "dose=1.25e-07", "", "0.3333", "1e-08", "", "1.25e-07"]
+    else:
+        row = json.loads(stream.getvalue())
+        assert row["novelty"] == 0.3333
+        assert (row["dose_low"], row["dose_high"]) == (1e-8, None)
+        assert row["targets"] == row["probabilities"] == {"dose": 1.25e-7}
+
+
+def test_answers_that_are_not_ranked_have_no_top(
+    folder: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    train(folder / "store", dataset="photos", out=tmp_path / "run", head="ridge", cv=3, target="grade")
+    code, _, err = run_cli("predict", tmp_path / "run", folder / "photos" / "disc" / "000.png", "--top", 2)
+    assert code == 2
+    assert "run of --task regression, whose answers are not ranked" in " ".join(err.split())

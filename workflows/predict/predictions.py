@@ -23,6 +23,8 @@ from toptune.train.verdicts.verdicts import Verdict
 FORMS = ("csv", "jsonl")
 # Digits of probabilities in text; further digits say nothing, and ``--json`` has all of them.
 _DIGITS = 4
+# The field of a regression that is no number in the unit of a target.
+_NOVELTY = "novelty"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ def write_predictions(
     top: int = 1,
     spreadsheet_safe: bool = False,
 ) -> None:
-    """Write predictions as CSV or JSON lines, probabilities with four digits after the point.
+    """Write predictions as CSV or JSON lines, probabilities with four digits after the point, numbers whole.
 
     Parameters
     ----------
@@ -152,10 +154,14 @@ def write_predictions(
             row = [each.path, each.label, _digits(each.confidence), *_asked_cells(each, asked)]
             ranked = [cell for label, value in each.top(top)[1:] for cell in (label, _digits(value))]
             row += ranked + [None] * (len(further) - len(ranked))
-            writer.writerow(cells([*row, *(_digits(each.probabilities.get(name)) for name in columns)]))
+            row += [_written(each, name, each.probabilities.get(name)) for name in columns]
+            writer.writerow(cells(row))
     else:
         for each in predictions:
-            values = _rounded(each.to_dict(probabilities=bool(columns), top=top))
+            values = {
+                name: value if _is_in_unit(each, name) else _rounded(value)
+                for name, value in each.to_dict(probabilities=bool(columns), top=top).items()
+            }
             stream.write(json_text(values) + "\n")
 
 
@@ -250,16 +256,27 @@ def _asked_cells(prediction: Prediction, asked: Sequence[str]) -> list[str | Non
     """Return the cells of what was asked besides the label; labels of a set with bars between them."""
     values = prediction.verdict.to_dict() if prediction.verdict is not None else {}
     cells: list[str | None] = []
-    for value in (values.get(name) for name in asked):
+    for name in asked:
+        value = values.get(name)
         if isinstance(value, list):
             cells.append(LABEL_SEPARATOR.join(map(str, value)))
         elif isinstance(value, bool):
             cells.append(str(value).lower())
         elif isinstance(value, float):
-            cells.append(_digits(value))
+            cells.append(_written(prediction, name, value))
         else:
             cells.append(None if value is None else str(value))
     return cells
+
+
+def _is_in_unit(prediction: Prediction, name: str) -> bool:
+    """Tell whether a field holds numbers in the unit of a target, which may be far below 0.0001."""
+    return prediction.targets is not None and name != _NOVELTY
+
+
+def _written(prediction: Prediction, name: str, value: float | None) -> str | None:
+    """Write a number of a field: a probability with few digits, and a number in a unit with all of them."""
+    return repr(value) if value is not None and _is_in_unit(prediction, name) else _digits(value)
 
 
 def _digits(value: float | None) -> str | None:
