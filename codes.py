@@ -82,6 +82,7 @@ WARNINGS: Mapping[str, str] = {
     "TT316": "Labels of training images are unknown",
     "TT317": "A label that is new to the run is not calibrated",
     "TT318": "Names of classes look like several labels",
+    "TT319": "Too few images of a label to choose its threshold",
     "TT401": "A chosen value is at the edge of its grid",
     "TT402": "A system needed jitter",
     "TT403": "Combinations could not be fitted",

@@ -11,6 +11,9 @@ Values = npt.NDArray[np.float64]
 
 EVEN = 0.5
 F1, PRECISION = "f1", "precision"
+# A threshold is chosen by so many rows with a label, at least. Where a single row ranks in the middle, the
+# highest F1 is that of giving the label to half of all rows.
+FEWEST = 5
 
 
 class ThresholdRule(NamedTuple):
@@ -66,12 +69,12 @@ def choose_thresholds(probabilities: Values, truth: Values, rule: ThresholdRule)
     Returns
     -------
     ndarray of float64, shape (n_labels,)
-        0.5 for a label that no row is known to have.
+        0.5 for a label that fewer than 5 rows are known to have.
 
     Examples
     --------
-    >>> probabilities, truth = np.array([[0.1], [0.2], [0.3], [0.6]]), np.array([[0.0], [0.0], [1.0], [1.0]])
-    >>> choose_thresholds(probabilities, truth, ThresholdRule("f1")).tolist()
+    >>> probabilities = np.array([[0.1], [0.2], [0.3], [0.6], [0.7], [0.8], [0.9]])
+    >>> choose_thresholds(probabilities, probabilities > 0.2, ThresholdRule("f1")).tolist()
     [0.25]
     """
     n_labels = truth.shape[1]
@@ -81,7 +84,7 @@ def choose_thresholds(probabilities: Values, truth: Values, rule: ThresholdRule)
     for at in range(n_labels):
         known = ~np.isnan(truth[:, at])
         y, p = truth[known, at], probabilities[known, at]
-        if y.sum():
+        if y.sum() >= FEWEST:
             found[at] = _threshold(p, y, rule)
     return found
 

@@ -14,6 +14,7 @@ from toptune.errors import InputError
 from toptune.options import choices
 from toptune.store.datasets.manifest import LABEL_SEPARATOR, LABELS_COLUMN, UNKNOWN_LABEL, Manifest
 from toptune.text import counted, named
+from toptune.train.numerics.thresholds import FEWEST
 from toptune.train.tasks.names import MULTILABEL
 from toptune.train.tasks.task import Codes, Matrix, TargetMatrix, Task, Wanted
 
@@ -93,6 +94,13 @@ class Multilabel(Task):
         notes = []
         if n_bare:
             notes.append(f"no label applies to {counted(n_bare, 'training image')} [TT315]")
+        few = [(label, count) for label, count in _counts(texts).items() if count < FEWEST]
+        if few:
+            notes.append(
+                f"fewer than {FEWEST} training images of {counted(len(few), 'label')} "
+                f"({named(sorted(few), most=_SHOWN)}): too few to choose a threshold by, which is 0.5 unless "
+                "--threshold is another number [TT319]"
+            )
         if unknown:
             shown = named([(label, count) for label, count in unknown.most_common()], most=_SHOWN)
             notes.append(

@@ -298,6 +298,19 @@ def test_names_of_classes_that_look_like_several_labels_are_told(build: Build, t
     assert "--task multilabel --label-column label" in told[0]
 
 
+@pytest.mark.parametrize("head", ["ridge", "knn"])
+def test_a_label_of_a_single_image_is_not_given_to_others(build: Build, tmp_path: Path, head: str) -> None:
+    texts: list[Any] = several()[0]
+    texts[1] = "|".join(sorted(["solo", *filter(None, texts[1].split("|"))]))
+    made(build, texts, splits=["test" if row % 4 == 0 else "train" for row in range(N)])
+    run = train(tmp_path / "store", dataset="pets", out=tmp_path / "run", head=head)
+    head_of_run: Any = run.head
+    assert head_of_run.thresholds[run.classes.index("solo")] == 0.5
+    answers = pq.read_table(tmp_path / "run" / "predictions.parquet")["predicted"].to_pylist()
+    assert not any("solo" in answer for answer in answers)
+    assert any("fewer than 5 training images of 1 label" in note for note in run.record.warnings)
+
+
 def test_a_forest_of_labels_names_what_can_be_updated_and_exported(build: Build, tmp_path: Path) -> None:
     made(build)
     params = {"n_estimators": 5}
