@@ -31,7 +31,7 @@ from toptune.train.runs.record import (
     FusionRecord,
     RunRecord,
 )
-from toptune.train.runs.run import Run, check_probabilities, first_line, last_lines, read_roles
+from toptune.train.runs.run import Run, check_probabilities, first_line, last_lines, noun_of_task, read_roles
 from toptune.train.tasks.answer_form import AnswerForm
 from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL
 
@@ -213,10 +213,10 @@ class FusedRun:
         }
 
     def __str__(self) -> str:
-        metrics, fusion, lines = self.metrics, self.fusion, []
-        lines.append(first_line(self.title, metrics))
+        metrics, fusion, task = self.metrics, self.fusion, self.record.task_name
+        lines = [first_line(self.title, metrics, task=task)]
         lines.append(
-            f"trained on {metrics['n_train']} images, {len(self.classes)} classes in "
+            f"trained on {metrics['n_train']} images, {counted(len(self.classes), noun_of_task(task))} in "
             f"{metrics['seconds']['total']:.1f} s"
             + (f"; failed images left out: {metrics['n_skipped']}" if metrics.get("n_skipped") else "")
         )

@@ -242,6 +242,9 @@ def test_late_fusion_weighs_heads_of_several_labels(
     assert run.record.task == "multilabel"
     assert run.record.version == 4
     assert set(run.fusion.thresholds) == set(names)
+    first, second, *_ = str(run).splitlines()
+    assert f"mean average precision {run.metrics['mean_average_precision']:.4f}" in first
+    assert f"{len(names)} labels in" in second
     loaded = load_run(tmp_path / "run")
     again = evaluate_run(loaded)
     assert again["mean_average_precision"] == pytest.approx(run.metrics["mean_average_precision"])
