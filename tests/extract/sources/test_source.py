@@ -158,7 +158,8 @@ def test_parquet_manifest(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "m.parquet")
     source = open_source(tmp_path / "m.parquet")
     assert rows(source) == [("x", "7", None), ("y", "8", None)]
-    assert source.manifest().extra_names == []
+    # Numbers may be the targets of a regression.
+    assert source.manifest().extra_names == ["weight"]
 
 
 @pytest.mark.parametrize(
