@@ -13,12 +13,13 @@ benchmarks/planted_peers.py.
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
+from planted_peers import over
 from sklearn.metrics import average_precision_score
 
 from toptune.extract import extract
@@ -69,16 +70,6 @@ def main() -> None:
             everything: dict[str, Any] = kept
             np.savez(options.keep / f"{name}.npz", **everything)
         print(json.dumps(found), flush=True)
-
-
-def over(seeds: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """Return the mean of each figure over the seeds, and its standard error."""
-    found = {}
-    for name in seeds[0]:
-        figures = np.array([each[name] for each in seeds], dtype=float)
-        error = figures.std(ddof=1) / len(figures) ** 0.5 if len(figures) > 1 else float("nan")
-        found[name] = [round(float(figures.mean()), 4), round(float(error), 4)]
-    return found
 
 
 def features_of(
