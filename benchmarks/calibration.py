@@ -25,8 +25,8 @@ from toptune.train import (
     fit_preprocessing,
     split_manifest,
 )
+from toptune.train.figures.metrics import expected_calibration_error
 from toptune.train.numerics.calibration import fit_temperature, softmax
-from toptune.train.runs.metrics import expected_calibration_error
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # What draws an image of each run, by the modules that call it.
 DRAWING = {
-    "toptune.train.runs.metrics": ("save_confusion_image",),
+    "toptune.train.figures.metrics": ("save_confusion_image",),
     "toptune.workflows.finetuning.run": ("save_confusion_image",),
     "toptune.train.figures.label_figures": ("save_precision_recall",),
     "toptune.train.figures.number_figures": ("save_predicted", "save_residuals"),

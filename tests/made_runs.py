@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from toptune.train.runs.metrics import Answers, ClassTables, codes_of, figures_of
+from toptune.train.figures.metrics import Answers, ClassTables, codes_of, figures_of
 from toptune.train.runs.writing import write_predictions
 
 CLASSES = ("cat", "dog", "owl")

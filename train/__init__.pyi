@@ -12,6 +12,7 @@ from .estimators.logistic import StreamingLogisticClassifier as StreamingLogisti
 from .estimators.nearest_mean import NearestMeanClassifier as NearestMeanClassifier
 from .estimators.nearest_neighbors import NearestNeighborClassifier as NearestNeighborClassifier
 from .estimators.ridge import StreamingRidgeClassifier as StreamingRidgeClassifier
+from .figures.metrics import compute_metrics as compute_metrics
 from .fusion.blending import blend as blend
 from .fusion.evaluation import evaluate_run as evaluate_run
 from .fusion.fused_run import (
@@ -51,7 +52,6 @@ from .rows.splits import (
     split_manifest as split_manifest,
 )
 from .rows.torch_dataset import FeatureDataset as FeatureDataset
-from .runs.metrics import compute_metrics as compute_metrics
 from .runs.record import RunRecord as RunRecord
 from .runs.run import Run as Run
 from .runs.sources import RunArray as RunArray

@@ -1,1 +1,1 @@
-"""Figures of merit and drawings of answers that are several labels, or numbers."""
+"""Figures of merit and drawings of answers: classes, several labels, or numbers."""

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from toptune.errors import CorruptError
 from toptune.store.files.json_records import record_from_json
 from toptune.store.files.json_values import read_json
-from toptune.train.runs.metrics import ClassTables
+from toptune.train.figures.metrics import ClassTables
 
 
 @dataclass(frozen=True, kw_only=True)

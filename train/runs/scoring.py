@@ -12,9 +12,9 @@ from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.text import counted, named
 from toptune.train.figures.label_figures import LabelAnswers, label_figures
+from toptune.train.figures.metrics import Answers, ClassTables, codes_of, figures_of
 from toptune.train.figures.number_figures import NumberAnswers, number_figures
 from toptune.train.figures.tables import Tables
-from toptune.train.runs.metrics import Answers, ClassTables, codes_of, figures_of
 from toptune.train.runs.run import Run
 from toptune.train.tasks.answer_form import AnswerForm
 from toptune.train.tasks.choice import task_of

@@ -27,6 +27,7 @@ from toptune.store.features.feature_view import ModelFeatures, StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.store.joined.joined_features import split_name
 from toptune.store.joined.member_costs import member_costs
+from toptune.train.figures.metrics import codes_of
 from toptune.train.heads.kinds import (
     LARGEST_TRIAL,
     check_head,
@@ -44,7 +45,6 @@ from toptune.train.rows.copies import digests_of
 from toptune.train.rows.grids import grid_of
 from toptune.train.rows.options import RowOptions
 from toptune.train.runs.best_record import BestRecord
-from toptune.train.runs.metrics import codes_of
 from toptune.train.runs.options import TrainOptions
 from toptune.train.runs.record import DEALT, GROUPS, FoldsRecord, SplitRecord, trained_record
 from toptune.train.runs.restriction import restricted_run

@@ -12,8 +12,8 @@ from toptune.train.answers.class_tree import ClassTree
 from toptune.train.answers.conformal import label_sets
 from toptune.train.answers.options import AnswerOptions
 from toptune.train.answers.things import FEATURES, Things
+from toptune.train.figures.metrics import Answers, ClassTables, figures_of
 from toptune.train.figures.number_figures import NumberAnswers
-from toptune.train.runs.metrics import Answers, ClassTables, figures_of
 from toptune.train.verdicts.verdicts import Verdicts
 
 Rows = npt.NDArray[np.int64]

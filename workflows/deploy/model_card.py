@@ -7,7 +7,7 @@ from typing import Any
 
 from toptune.store.files.json_values import json_text
 from toptune.store.files.writing import write_text
-from toptune.train.runs.metrics import ClassTables
+from toptune.train.figures.metrics import ClassTables
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.train.tasks.answer_form import AnswerForm
 from toptune.train.tasks.choice import task_of

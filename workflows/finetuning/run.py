@@ -24,8 +24,8 @@ from toptune.store.files.provenance import provenance
 from toptune.store.files.system_errors import explained_reading
 from toptune.store.files.writing import csv_text, write_file, write_text
 from toptune.text import counted, repr_line
-from toptune.train.runs.confusion_plot import save_confusion_image
-from toptune.train.runs.metrics import Answers, ClassTables, figures_of
+from toptune.train.figures.confusion_plot import save_confusion_image
+from toptune.train.figures.metrics import Answers, ClassTables, figures_of
 from toptune.train.runs.record import (
     CONFIG,
     FINETUNE,

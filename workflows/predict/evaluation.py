@@ -17,10 +17,10 @@ from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.text import counted, named
 from toptune.train.answers.options import AnswerArguments, AnswerOptions
+from toptune.train.figures.metrics import Answers, ClassTables, codes_of, figures_of
 from toptune.train.figures.tables import Tables
 from toptune.train.fusion.evaluation import score_stored
 from toptune.train.rows.splits import advice_on_several_labels
-from toptune.train.runs.metrics import Answers, ClassTables, codes_of, figures_of
 from toptune.train.runs.record import ROWS, RunRecord
 from toptune.train.runs.run import noun_of_task, read_table
 from toptune.train.runs.scoring import scored_targets

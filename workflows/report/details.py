@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from scipy.sparse import csr_array
 
-from toptune.train.runs.confusion_plot import confusion_side, draw_confusion
+from toptune.train.figures.confusion_plot import confusion_side, draw_confusion
 from toptune.workflows.gallery.thumbnails import Thumbnails
 from toptune.workflows.report.carriers import carriers_of
 from toptune.workflows.report.drawing import ACCENT, INK, MUTED, drawable, drawing, to_svg

@@ -12,8 +12,8 @@ from toptune.errors import CorruptError, InputError
 from toptune.store.files.folder_kinds import what_is
 from toptune.store.files.names import plain_model_name
 from toptune.store.files.system_errors import not_readable
+from toptune.train.figures.metrics import ClassTables
 from toptune.train.reports.layer_plot import LayerPoint
-from toptune.train.runs.metrics import ClassTables
 from toptune.train.runs.metrics_record import RunMetrics
 from toptune.train.runs.record import CONFIG, METRICS, RunRecord
 from toptune.train.tasks.names import CLASSIFICATION

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from toptune.train.figures.metrics import CALIBRATION_BINS
 from toptune.train.reports.statistics import LEVEL, spread_of
-from toptune.train.runs.metrics import CALIBRATION_BINS
 
 # An interval over seeds needs three of them: with two, Student's t has one degree of freedom.
 MIN_SEEDS = 3

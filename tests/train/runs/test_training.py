@@ -320,7 +320,7 @@ def test_failure_while_writing_leaves_nothing_behind(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("toptune.train.runs.metrics.save_confusion_image", full)
+    monkeypatch.setattr("toptune.train.figures.metrics.save_confusion_image", full)
     with pytest.raises(OSError, match="No space"):
         train(tmp_path / "store", out=tmp_path / "run", **OPTIONS)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]

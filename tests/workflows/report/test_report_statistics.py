@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from toptune.train.runs.metrics import expected_calibration_error
+from toptune.train.figures.metrics import expected_calibration_error
 from toptune.workflows.report.statistics import bin_confidences, estimate_accuracy
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 from sklearn import metrics as reference
 
 from toptune.train import compute_metrics
-from toptune.train.runs.confusion_plot import draw_confusion, save_confusion_image
-from toptune.train.runs.metrics import (
+from toptune.train.figures.confusion_plot import draw_confusion, save_confusion_image
+from toptune.train.figures.metrics import (
     Answers,
     ClassTables,
     codes_of,
@@ -173,7 +173,7 @@ def test_a_number_stands_for_a_name_that_the_font_cannot_show(
         shown.extend(names)
         return draw_confusion(axes, confusion, names)
 
-    monkeypatch.setattr("toptune.train.runs.confusion_plot.draw_confusion", watch)
+    monkeypatch.setattr("toptune.train.figures.confusion_plot.draw_confusion", watch)
     names = ["one", "日本", "Ångström", "two\nlines", "", "rather a long name, longer than fits"]
     save_confusion_image(tmp_path / "c.png", np.eye(6, dtype=int), names, title="日本 $x\n")
     assert shown == ["one", "#1", "Ångström", "#3", "", "rather a long name, longer …"]
@@ -182,7 +182,7 @@ def test_a_number_stands_for_a_name_that_the_font_cannot_show(
 def test_drawing_leaves_no_state_and_is_imported_late() -> None:
     code = (
         "import sys\nimport toptune.train.runs.writing\nassert 'matplotlib' not in sys.modules\n"
-        "from toptune.train.runs.confusion_plot import save_confusion_image\n"
+        "from toptune.train.figures.confusion_plot import save_confusion_image\n"
         "import tempfile, pathlib\n"
         "save_confusion_image(pathlib.Path(tempfile.mkdtemp()) / 'c.png', [[1, 0], [1, 2]], ['a', 'b'])\n"
         "assert 'matplotlib.pyplot' not in sys.modules"

@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.files.reading import read_linked
 from toptune.store.files.writing import write_made
-from toptune.train.runs.confusion_plot import save_confusion_image
+from toptune.train.figures.confusion_plot import save_confusion_image
 
 CALIBRATION_BINS = 15
 # Up to so many classes, the figures of each class and the confusion matrix are values in ``metrics.json``.
