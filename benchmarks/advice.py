@@ -1,49 +1,66 @@
-"""How often is `toptune advise` right? Its rules are applied to the finished runs of studies.
+"""How often is `toptune advise` right? Its rules are judged by results of studies, a data set left out.
 
-    python benchmarks/advice.py STUDY.yaml... --written-from clothing_small,trashnet/deit_tiny
+    python benchmarks/advice.py RESULTS.csv... [--classes name=N,...] [--margin 0.01]
 
-A case is a data set, backbone, size and seed with a fine-tuned run and frozen runs on the same rows. The
-evidence is rebuilt from what the frozen runs report about left-out training rows; test rows serve only as the
-judge. "fine-tune" was right where the fine-tuned network is above the frozen head that cross-validation
-chooses by more than the margin, "stay frozen" was right elsewhere. For comparison, two constant advisers
-always give the same advice. Nothing is trained.
+A case is a data set, backbone, size and seed with a fine-tuned row and frozen rows of one study. The
+evidence is what the frozen rows report about left-out training rows; test rows serve only as the judge.
+"fine-tune" was right where the fine-tuned network is above the frozen head that cross-validation chooses by
+more than the margin, "stay frozen" was right elsewhere. Where two studies have a case, that of the later file
+counts.
+
+The rules are judged twice: with the shares that `advise` has, and with shares that are written anew from the
+cases of all *other* data sets, so that nothing judges what it was written from. Beside them stand two
+advisers who always say the same. The regret is the mean of what the better choice of each case has above the
+advised one on the test rows; the seconds are processor seconds of what is advised, extraction included.
+Nothing is trained.
 """
 
 import argparse
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.csv
 from scipy import stats
 
 from toptune.store.arrays.stored_layers import LAST
 from toptune.text import printed_table
+from toptune.workflows.advice import rules
 from toptune.workflows.advice.evidence import DEFAULT_MARGIN, Evidence
 from toptune.workflows.advice.frozen_trials import FrozenTrial, best_of, evidence_of
-from toptune.workflows.advice.rules import FEW_IMAGES, FROZEN, TUNE, Advice, advise_on
-from toptune.workflows.study.cells import Cell, cells_of
-from toptune.workflows.study.file import read_study
+from toptune.workflows.advice.rules import FROZEN, TUNE, Advice, Share, advise_on
 
 COLUMNS = (
     "data set", "backbone", "size", "seed", "a class", "frozen cv", "frozen test", "tuned test", "gain",
-    "of error", "advice", "rule", "certainty", "right",
+    "of error", "left out", "shipped", "right",
 )  # fmt: skip
+# Results do not say how many classes a data set has.
+CLASSES = {
+    "clothing_small": 10, "grocery_store": 26, "trashnet": 6, "bccd_cells": 3, "omniglot_50": 50,
+    "digits": 10,
+}  # fmt: skip
+SHARES = {"few": "SHARE_OF_FEW", "far": "SHARE_OF_FAR", "near": "SHARE_OF_NEAR"}
 _ROUNDING = 1e-9
+Row = dict[str, Any]
+Place = tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A fine-tuned run beside the frozen head that would have been chosen instead."""
+    """A fine-tuned network beside the frozen head that would have been chosen instead."""
 
-    cell: Cell
+    place: Place
     evidence: Evidence
-    advice: Advice
     frozen_test: float
     tuned_test: float
+    frozen_seconds: float
+    tuned_seconds: float
+    # What the shipped rules say, and what rules say that were written from the other data sets.
+    shipped: Advice
+    left_out: Advice | None = None
 
     @property
     def gain(self) -> float:
@@ -63,140 +80,135 @@ class Case:
         return TUNE if self.gain > self.evidence.margin + _ROUNDING else FROZEN
 
     @property
-    def is_right(self) -> bool:
-        """Whether the rules gave the right advice."""
-        return self.advice.recommendation == self.truth
-
-    @property
     def regime(self) -> str:
         """The regime of the rules that the case falls into: few, far or near."""
-        if self.evidence.pictures_per_class < FEW_IMAGES:
+        if self.evidence.pictures_per_class < rules.FEW_IMAGES:
             return "few"
         return "far" if self.evidence.is_far else "near"
 
-    def is_of(self, names: Sequence[str]) -> bool:
-        """Tell whether the data set, or data set/backbone, of the case is among `names`."""
-        return self.cell.dataset in names or f"{self.cell.dataset}/{self.cell.model}" in names
+    def regret(self, advice: str) -> float:
+        """Return what the better choice has above the advised one on the test rows."""
+        return max(0.0, -self.gain if advice == TUNE else self.gain)
+
+    def seconds(self, advice: str) -> float:
+        """Return the processor seconds of what is advised; heads are tried in either case."""
+        return self.frozen_seconds + (self.tuned_seconds if advice == TUNE else 0.0)
 
 
-def read_cases(paths: Sequence[Path], *, margin: float = DEFAULT_MARGIN) -> tuple[list[Case], list[str]]:
-    """Read the finished runs of some studies: the cases, and notes why other runs make no case."""
-    cells = {str(cell.folder): cell for path in paths for cell in cells_of(read_study(path)) if cell.is_done}
-    frozen: dict[tuple[Any, ...], list[tuple[FrozenTrial, Cell]]] = {}
-    for cell in cells.values():
-        if cell.kind == "train" and (trial := read_trial(cell)) is not None:
-            frozen.setdefault(place_of(cell), []).append((trial, cell))
-    cases, notes = [], []
-    for cell in cells.values():
-        if cell.kind != "finetune":
-            continue
-        config, metrics = read_run(cell)
-        mine = frozen.get(place_of(cell), [])
-        digest = config["split"]["rows_digest"]
-        same = [each for each in mine if read_run(each[1])[0]["split"]["rows_digest"] == digest]
-        if len(same) < len(mine):
-            notes.append(f"{cell}: {len(mine) - len(same)} frozen runs are of other rows")
-        if not same:
-            notes.append(f"{cell}: no frozen run with left-out figures")
-            continue
-        best = best_of([trial for trial, _ in same])
-        chosen = next(each for trial, each in same if trial is best)
-        head_config, head_metrics = read_run(chosen)
-        evidence = evidence_of(
-            [trial for trial, _ in same], list(head_config["classes"].values()), margin=margin
-        )
-        cases.append(
-            Case(
-                cell=cell,
-                evidence=evidence,
-                advice=advise_on(evidence),
-                frozen_test=head_metrics["accuracy"],
-                tuned_test=metrics["accuracy"],
-            )
-        )
-    return cases, notes
+def read_cases(paths: Sequence[Path], *, classes: dict[str, int], margin: float) -> list[Case]:
+    """Read the results of some studies: a case for each fine-tuned row beside frozen rows."""
+    cases: dict[Place, Case] = {}
+    for path in paths:
+        rows = pyarrow.csv.read_csv(path).to_pylist()
+        for tuned in rows:
+            if tuned["kind"] != "finetune":
+                continue
+            frozen = [row for row in rows if row["kind"] == "train" and place_of(row) == place_of(tuned)]
+            if frozen := [row for row in frozen if row["left_out_accuracy"] is not None]:
+                n_classes = classes[tuned["dataset"]]
+                cases[place_of(tuned)] = _case(tuned, frozen, n_classes=n_classes, margin=margin)
+    return list(cases.values())
 
 
-def place_of(cell: Cell) -> tuple[Any, ...]:
-    """Return what a fine-tuned run and its frozen runs have in common."""
-    return (cell.dataset, cell.model, cell.size, cell.seed)
+def _case(tuned: Row, frozen: Sequence[Row], *, n_classes: int, margin: float) -> Case:
+    trials = [trial_of(row) for row in frozen]
+    chosen = frozen[trials.index(next(each for each in trials if each is best_of(trials)))]
+    # The median class has the mean number of images in all of these data sets, which are near balance.
+    a_class = max(1, round(tuned["n_train"] / n_classes))
+    evidence = replace(evidence_of(trials, [a_class] * n_classes, margin=margin), n_train=tuned["n_train"])
+    extraction = chosen["extract_cpu_seconds"] or chosen["extract_seconds"] or 0.0
+    return Case(
+        place=place_of(tuned),
+        evidence=evidence,
+        frozen_test=chosen["accuracy"],
+        tuned_test=tuned["accuracy"],
+        frozen_seconds=extraction + sum(row["cpu_seconds"] for row in frozen),
+        tuned_seconds=tuned["cpu_seconds"],
+        shipped=advise_on(evidence),
+    )
 
 
-def read_trial(cell: Cell) -> FrozenTrial | None:
-    """Return what a frozen run reports about left-out training rows; None if its head reports nothing."""
-    config, _ = read_run(cell)
-    left_out = config["report"].get("left_out")
-    if left_out is None or left_out["accuracy"] is None:
-        return None
-    arrays = tuple(each["name"] for each in config["arrays"])
-    is_last = all(name.rpartition(".")[0] == LAST for name in arrays)
+def place_of(row: Row) -> Place:
+    """Return what a fine-tuned row and its frozen rows have in common."""
+    return (row["dataset"], row["model"], str(row["size"]), row["seed"])
+
+
+def trial_of(row: Row) -> FrozenTrial:
+    """Return what a frozen row reports about left-out training rows."""
     return FrozenTrial(
-        head=cell.method,
-        layers=LAST if is_last else "inner",
-        arrays=arrays,
-        accuracy=left_out["accuracy"],
-        log_loss=left_out["log_loss"],
+        head=row["method"],
+        layers=LAST if row["layers"] == LAST else "inner",
+        arrays=(),
+        accuracy=row["left_out_accuracy"],
     )
 
 
-def read_run(cell: Cell) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read the configuration and the metrics of a run."""
-    return _read_folder(cell.folder)
+def left_out(cases: Sequence[Case]) -> list[Case]:
+    """Advise on each case by shares that are written from the cases of all other data sets."""
+    found = []
+    for case in cases:
+        others = [each for each in cases if each.place[0] != case.place[0]]
+        with written_from(others):
+            found.append(replace(case, left_out=advise_on(case.evidence)))
+    return found
 
 
-@cache
-def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read the two files of a run folder once."""
-    config, metrics = (
-        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("run.json", "metrics.json")
-    )
-    return config, metrics
+@contextmanager
+def written_from(cases: Sequence[Case]) -> Iterator[None]:
+    """Let the rules have shares of some cases; of a regime without a case they keep what is shipped."""
+    before = {name: getattr(rules, name) for name in SHARES.values()}
+    try:
+        for regime, name in SHARES.items():
+            if share := share_of(cases, regime):
+                setattr(rules, name, share)
+        yield
+    finally:
+        for name, share in before.items():
+            setattr(rules, name, share)
 
 
-def counted(right: Sequence[bool]) -> str:
-    """Write how many answers are right, as a share with Wilson's 95 % interval."""
-    if not right:
-        return "none"
-    n_right = sum(right)
-    interval = stats.binomtest(n_right, len(right)).proportion_ci(0.95, method="wilson")
+def share_of(cases: Sequence[Case], regime: str) -> Share | None:
+    """Return the least, the median and the largest share of the error that fine-tuning took in a regime."""
+    shares = [case.share for case in cases if case.regime == regime]
+    return Share(min(shares), float(np.median(shares)), max(shares)) if shares else None
+
+
+def told(cases: Sequence[Case], advices: Sequence[str]) -> tuple[str, ...]:
+    """Say how often an adviser is right, what the regret is in points, and what the advised took."""
+    right = sum(case.truth == advice for case, advice in zip(cases, advices, strict=True))
+    interval = stats.binomtest(right, len(cases)).proportion_ci(0.95, method="wilson")
+    regrets = [100 * case.regret(advice) for case, advice in zip(cases, advices, strict=True)]
+    seconds = [case.seconds(advice) for case, advice in zip(cases, advices, strict=True)]
     return (
-        f"{n_right} of {len(right)}, {100 * n_right / len(right):.0f} % "
-        f"({100 * interval.low:.0f} to {100 * interval.high:.0f})"
-    )
+        f"{right} of {len(cases)}, {100 * right / len(cases):.0f} % "
+        f"({100 * interval.low:.0f} to {100 * interval.high:.0f})",
+        f"{np.mean(regrets):.2f}", f"{np.max(regrets):.1f}", f"{np.mean(seconds):.0f}",
+    )  # fmt: skip
 
 
-def summary_of(cases: Sequence[Case]) -> list[tuple[str, ...]]:
-    """Return a row for the rules, for each certainty of theirs, and for each constant adviser."""
-    rows: list[tuple[str, ...]] = [("the rules", counted([each.is_right for each in cases]))]
-    for certainty in ("high", "moderate", "low"):
-        sure = [each.is_right for each in cases if each.advice.certainty == certainty]
-        rows.append((f"  certainty {certainty}", counted(sure)))
-    rows += [
-        (f"always {constant}", counted([each.truth == constant for each in cases]))
-        for constant in (FROZEN, TUNE)
-    ]
-    return rows
+def advisers(cases: Sequence[Case]) -> dict[str, list[str]]:
+    """Return what each adviser says of each case."""
+    return {
+        "rules, written from other data sets": [
+            each.left_out.recommendation for each in cases if each.left_out
+        ],
+        "rules as shipped": [each.shipped.recommendation for each in cases],
+        "always stay frozen": [FROZEN] * len(cases),
+        "always fine-tune": [TUNE] * len(cases),
+        "who knows the test rows": [each.truth for each in cases],
+    }
 
 
-def shares_of(cases: Sequence[Case]) -> list[tuple[str, ...]]:
-    """Summarize by regime what share of the error fine-tuning removed; the rules' shares come from this."""
-    rows: list[tuple[str, ...]] = []
-    for regime in ("few", "far", "near"):
-        shares = [each.share for each in cases if each.regime == regime]
-        figures = (min(shares), float(np.median(shares)), max(shares)) if shares else ()
-        rows.append((regime, str(len(shares)), *(f"{each:.2f}" for each in figures or (np.nan,) * 3)))
-    return rows
-
-
-def row_of(case: Case, *, is_written_from: bool) -> tuple[str, ...]:
+def row_of(case: Case) -> tuple[str, ...]:
     """Format one case as a row of the table."""
-    cell, advice = case.cell, case.advice
+    assert case.left_out is not None
+    name, model, size, seed = case.place
     return (
-        f"{cell.dataset}{' *' if is_written_from else ''}", cell.model, cell.size, str(cell.seed),
-        f"{case.evidence.pictures_per_class:g}",
+        name, model, size, str(seed), f"{case.evidence.pictures_per_class:g}",
         *(f"{100 * each:.2f}" for each in (1 - case.evidence.error, case.frozen_test, case.tuned_test)),
-        f"{100 * case.gain:+.2f}", f"{case.share:+.2f}", advice.recommendation, advice.rule,
-        str(advice.certainty), "yes" if case.is_right else "NO",
+        f"{100 * case.gain:+.2f}", f"{case.share:+.2f}", case.left_out.recommendation,
+        f"{case.shipped.recommendation} ({case.shipped.rule})",
+        "yes" if case.left_out.recommendation == case.truth else "NO",
     )  # fmt: skip
 
 
@@ -205,30 +217,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("studies", type=Path, nargs="+", metavar="STUDY.yaml")
+    parser.add_argument("results", type=Path, nargs="+", metavar="RESULTS.csv")
     parser.add_argument(
-        "--written-from", default="", help="data sets, or data set/backbone, that the rules were written from"
+        "--classes", default="", help="name=N,... of other data sets than the six of the studies"
     )
     parser.add_argument("--margin", type=float, default=DEFAULT_MARGIN, help="accuracy, 0.01 by default")
     options = parser.parse_args()
-    names = [name for name in options.written_from.split(",") if name]
-    cases, notes = read_cases(options.studies, margin=options.margin)
-    written = [each for each in cases if each.is_of(names)]
-    held_out = [each for each in cases if not each.is_of(names)]
-    rows = [row_of(each, is_written_from=each.is_of(names)) for each in (*written, *held_out)]
-    print(printed_table(f"{len(cases)} cases; * the rules were written from it", COLUMNS, rows))
-    for title, found in (("written from", written), ("held out", held_out)):
-        n_places = len({(each.cell.dataset, each.cell.model) for each in found})
-        about = f"{title}: {len(found)} cases of {n_places} data sets and backbones"
-        print()
-        title = f"{about} (the intervals take cases as independent)"
-        print(printed_table(title, ("adviser", "right"), summary_of(found)))
+    named = dict(each.split("=") for each in options.classes.split(",") if each)
+    classes = CLASSES | {name: int(n) for name, n in named.items()}
+    cases = left_out(read_cases(options.results, classes=classes, margin=options.margin))
+    n_sets = len({case.place[0] for case in cases})
+    print(
+        printed_table(f"{len(cases)} cases of {n_sets} data sets", COLUMNS, [row_of(each) for each in cases])
+    )
     print()
-    title = "part of the frozen error that fine-tuning took away, cases written from"
-    columns = ("images and domain", "cases", "least", "median", "most")
-    print(printed_table(title, columns, shares_of(written)))
-    for note in notes:
-        print(f"note: {note}")
+    title = "the interval takes cases as independent, which those of one data set are not"
+    columns = ("adviser", "right", "regret, points", "largest", "processor s")
+    rows = [(name, *told(cases, advices)) for name, advices in advisers(cases).items()]
+    print(printed_table(title, columns, rows))
+    print()
+    shares = {regime: share_of(cases, regime) for regime in SHARES}
+    print(printed_table("part of the frozen error that fine-tuning took away, all cases",
+                        ("images and domain", "least", "median", "most"),
+                        [(regime, *(f"{each:.2f}" for each in vars(share).values()))
+                         for regime, share in shares.items() if share]))  # fmt: skip
 
 
 if __name__ == "__main__":

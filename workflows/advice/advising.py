@@ -257,7 +257,7 @@ def _timed_plan(session: _Session, data: Data, model: str, features: _Features) 
         )
         return None
     with session.phases("time fine-tuning", line="timing a few steps of fine-tuning"):
-        return plan_finetune(data, model=model, **tuning.to_dict())
+        return plan_finetune(data, model=model, progress=session.phases.notify, **tuning.to_dict())
 
 
 def _timing_seconds(cache: ModelFeatures, names: list[str], batch_size: int) -> float:

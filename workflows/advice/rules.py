@@ -200,10 +200,24 @@ def _expected(evidence: Evidence, gain: tuple[float, float, float]) -> str:
     """Say which part of the error fine-tuning usually takes away, and whether that is above the margin."""
     relation = "more" if gain[1] > evidence.margin else "not more"
     return (
-        f"of the remaining error of {_points(evidence.error)} (+- {_figure(evidence.standard_error)}) "
-        f"fine-tuning usually takes {_figure(gain[1])} points ({_figure(gain[0])} to {_figure(gain[2])}), "
-        f"{relation} than the margin of {_figure(evidence.margin)}"
+        f"the best frozen head is wrong on {_points(evidence.error)} (+- {_figure(evidence.standard_error)}) "
+        f"of left-out images; by our study, fine-tuning would usually {_change(gain[1])} "
+        f"({_change(gain[0])} at worst, {_change(gain[2])} at best), {relation} than the margin of "
+        f"{_figure(evidence.margin)}"
     )
+
+
+def _change(gain: float) -> str:
+    """Write a change of accuracy in words, because a gain with a minus sign is misread.
+
+    Examples
+    --------
+    >>> _change(-0.028), _change(0.012), _change(0.0)
+    ('lose 2.8 points', 'gain 1.2 points', 'change nothing')
+    """
+    if abs(gain) < 0.0005:
+        return "change nothing"
+    return f"{'gain' if gain > 0 else 'lose'} {_points(abs(gain))}"
 
 
 def _remarks(evidence: Evidence) -> Iterator[str]:

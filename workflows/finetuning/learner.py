@@ -22,6 +22,9 @@ from toptune.workflows.finetuning.trained_network import TrainedNetwork
 # The option `sgd` of timm is Nesterov's momentum; "When & How to Transfer" trains with plain momentum.
 _OPTIMIZERS = {"adamw": "adamw", "sgd": "momentum"}
 _MOMENTUM = 0.9
+# An optimizer holds float32 values beside each parameter: two moments of AdamW or one of SGD.
+MOMENTS = {"adamw": 2, "sgd": 1}
+MOMENT_BYTES = 4
 
 Seen = Callable[[int], object]
 Rows = npt.NDArray[np.int64]
@@ -163,6 +166,50 @@ class Learner:
                 torch.nn.utils.clip_grad_norm_(self.network.parameters, self.options.clip_grad)
             self._optimizer.step()
         return loss.detach()
+
+    def step_bytes(self, pixels: torch.Tensor, n_images: int) -> int:
+        """Return about how much memory a step on `n_images` takes, from forward passes of few.
+
+        What a pass keeps for the way back is a part that grows with the images, told by passes of half and of
+        all of the few, and a part that does not, such as weights in another precision. Gradients and the
+        optimizer's moments have the size of what is trained. Statistics of batch norms move; `begin` puts
+        them back.
+
+        Parameters
+        ----------
+        pixels : Tensor of shape (b, h, w, 3)
+            A few images, an even number of at least four, because batch norms need two.
+        n_images : int
+            Images of the step.
+        """
+        half = len(pixels) // 2
+        less, more = self._kept_bytes(pixels[:half]), self._kept_bytes(pixels)
+        of_image = max(0, more - less) // half
+        own = MOMENT_BYTES * (1 + MOMENTS[self.options.optimizer]) * self.network.n_trained
+        return max(0, less - half * of_image) + n_images * of_image + own
+
+    def _kept_bytes(self, pixels: torch.Tensor) -> int:
+        """Return the bytes that a forward pass keeps for the way back, beside the network."""
+        model = self.network.model
+        own = {each.untyped_storage().data_ptr() for each in (*model.parameters(), *model.buffers())}
+        kept: dict[int, int] = {}
+
+        def note(value: torch.Tensor) -> torch.Tensor:
+            storage = value.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return value
+
+        self.network.train()
+        # What the hooks return is held until the pass has ended, so that no address is counted twice.
+        with (
+            self._seeded(0),
+            self._arithmetic(),
+            torch.autograd.graph.saved_tensors_hooks(note, lambda value: value),
+        ):
+            logits = self._logits(pixels)
+        del logits
+        return sum(kept.values())
 
     def score(self, rows: Rows, *, seen: Seen) -> Scores:
         """Classify rows, in batches as large as in training."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Unpack
@@ -14,18 +14,16 @@ import torch
 from toptune.errors import InputError
 from toptune.extract.images.source import ImageData
 from toptune.machine.heap import keep_freed_memory
+from toptune.machine.memory import check_memory, memory_limit_bytes, shown_bytes
 from toptune.options import options_of
 from toptune.store.datasets.samples import even_sample
-from toptune.workflows.finetuning.learner import Learner, n_batches
+from toptune.workflows.finetuning.learner import MOMENT_BYTES, MOMENTS, Learner, n_batches
 from toptune.workflows.finetuning.options import FineTuneArguments, FineTuneOptions
 from toptune.workflows.finetuning.rows import TuningRows
 from toptune.workflows.finetuning.task import FineTuneTask, make_task
 
 # Enough steps that one slow step does not decide, few enough that a plan takes seconds.
 TIMED_STEPS = 3
-# A checkpoint holds float32 values: the parameters, and for each of them two moments of AdamW or one of SGD.
-_BYTES = 4
-_MOMENTS = {"adamw": 2, "sgd": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +44,8 @@ class FineTunePlan:
         Arithmetic and device of the timed steps.
     read_seconds, train_seconds, score_seconds : float
         Measured seconds for one image: to read and decode, in a step of training, in a forward pass.
+    step_bytes : int
+        Memory that a step takes beside the network itself, projected from forward passes of few.
     cache_bytes : int
         Memory of decoded training and validation images, up to the limit.
     checkpoint_bytes : int
@@ -69,6 +69,7 @@ class FineTunePlan:
     read_seconds: float
     train_seconds: float
     score_seconds: float
+    step_bytes: int
     cache_bytes: int
     checkpoint_bytes: int
     is_refitted: bool
@@ -110,13 +111,20 @@ class FineTunePlan:
             + (", the chosen one once more on all training images" if self.is_refitted else ""),
             f"measured on {self.device} in {self.precision}: {1 / self.train_seconds:.1f} images/s in "
             f"training, {1 / self.score_seconds:.1f} in testing",
-            f"{self.least_seconds:.0f} to {self.most_seconds:.0f} s; {self.cache_bytes / 2**20:.0f} MiB of "
-            f"decoded images in memory, checkpoints of {self.checkpoint_bytes / 2**20:.0f} MiB",
+            f"{self.least_seconds:.0f} to {self.most_seconds:.0f} s; about {shown_bytes(self.step_bytes)} of "
+            f"memory in a step, {self.cache_bytes / 2**20:.0f} MiB of decoded images, checkpoints of "
+            f"{self.checkpoint_bytes / 2**20:.0f} MiB",
         ]
         return "\n".join(lines)
 
 
-def plan_finetune(data: ImageData, *, model: str, **arguments: Unpack[FineTuneArguments]) -> FineTunePlan:
+def plan_finetune(
+    data: ImageData,
+    *,
+    model: str,
+    progress: Callable[[str], None] | None = None,
+    **arguments: Unpack[FineTuneArguments],
+) -> FineTunePlan:
     """Say what `finetune` would do with the same arguments, and estimate what it takes from a few steps.
 
     Parameters
@@ -125,6 +133,8 @@ def plan_finetune(data: ImageData, *, model: str, **arguments: Unpack[FineTuneAr
         A folder of images, a file or the name of a built-in data set, with labels.
     model : str
         Name of the backbone: a name of timm's, or ``local-dir:`` and a folder.
+    progress : callable, optional
+        Called with a line that says what memory the steps take, before they are timed.
     **arguments
         The fields of `FineTuneOptions` and `RowOptions`.
 
@@ -135,7 +145,8 @@ def plan_finetune(data: ImageData, *, model: str, **arguments: Unpack[FineTuneAr
     Raises
     ------
     InputError, WeightsError
-        If something given cannot be used, or none of the images that are tried can be read.
+        If something given cannot be used, none of the images that are tried can be read, or a step takes more
+        than the memory of the machine.
     """
     asked = options_of(FineTuneOptions, arguments, call="plan_finetune")
     task = make_task(TuningRows.of(data, asked), model=model, options=asked)
@@ -144,6 +155,11 @@ def plan_finetune(data: ImageData, *, model: str, **arguments: Unpack[FineTuneAr
         learner = task.make_learner(loader)
         rows, read = _sample(task, learner)
         kept = loader.cached_bytes / len(rows) * (len(task.fitted) + len(task.rows.validation))
+        taken = _step_bytes(learner, rows)
+        if progress is not None:
+            progress(
+                f"a step of fine-tuning on {len(rows)} images takes about {shown_bytes(taken)} of memory"
+            )
         learner.begin(asked.rates[0], n_steps_per_epoch=n_batches(len(task.fitted), asked.batch_size))
         train, score = _time_steps(learner, rows)
         network = learner.network
@@ -165,9 +181,10 @@ def plan_finetune(data: ImageData, *, model: str, **arguments: Unpack[FineTuneAr
         read_seconds=read,
         train_seconds=train,
         score_seconds=score,
+        step_bytes=taken,
         cache_bytes=min(int(kept), asked.cache_memory_bytes),
         # Two files of tensors are kept: the best network alone, and the last one with its optimizer.
-        checkpoint_bytes=_BYTES * network.n_trained * (2 + _MOMENTS[asked.optimizer]),
+        checkpoint_bytes=MOMENT_BYTES * network.n_trained * (2 + MOMENTS[asked.optimizer]),
         is_refitted=asked.refit,
     )
 
@@ -184,6 +201,20 @@ def _sample(task: FineTuneTask, learner: Learner) -> tuple[npt.NDArray[np.int64]
             f"none of {len(rows)} images can be used, for instance {task.rows.manifest.ids[row]!r} ({why})"
         )
     return good, seconds[0] / len(rows)
+
+
+def _step_bytes(learner: Learner, rows: npt.NDArray[np.int64]) -> int:
+    """Return what a step on these rows takes of the memory, and refuse more than the machine has."""
+    few = next(learner.loader.training_batches([np.resize(rows, 4).tolist()], epoch=0))
+    taken = learner.step_bytes(few, len(rows))
+    if learner.backbone.device.type == "cpu":
+        check_memory(
+            taken,
+            limit_bytes=2 * memory_limit_bytes(),
+            what=f"a step of fine-tuning {learner.backbone.name} on {len(rows)} images",
+            instead="give a smaller --batch-size, --img-size or --model, or train less of it (--depth)",
+        )
+    return taken
 
 
 def _time_steps(learner: Learner, rows: npt.NDArray[np.int64]) -> tuple[float, float]:

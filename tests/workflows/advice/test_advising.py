@@ -16,6 +16,8 @@ from toptune.extract import extract
 from toptune.store import FeatureStore, InputError
 from toptune.train import train
 from toptune.workflows import advise, finetune, plan_finetune
+from toptune.workflows.advice.evidence import Evidence
+from toptune.workflows.advice.rules import advise_on
 from toptune.workflows.study.study import run_study
 
 Run = Callable[..., tuple[int, str, str]]
@@ -232,18 +234,18 @@ def test_the_rules_replayed_on_a_study(tmp_path: Path) -> None:
     }
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(study, sort_keys=False))
-    replayed = runpy.run_path(str(ROOT / "benchmarks" / "advice.py"))
-    assert replayed["read_cases"]([path]) == ([], [])
     assert run_study(path).failed == {}
-    cases, notes = replayed["read_cases"]([path])
-    assert notes == []
-    assert [case.cell.dataset for case in cases] == ["photos", "others"]
+    replayed = runpy.run_path(str(ROOT / "benchmarks" / "advice.py"))
+    classes = {"photos": 3, "others": 3}
+    results = tmp_path / "small" / "results.csv"
+    cases = replayed["left_out"](replayed["read_cases"]([results], classes=classes, margin=0.01))
+    assert [case.place[0] for case in cases] == ["photos", "others"]
     rows = {
         (row["dataset"], row["method"], row["layers"]): row
         for row in map(dict, _results(tmp_path / "small" / "results.parquet"))
     }
     for case in cases:
-        name = case.cell.dataset
+        name = case.place[0]
         # A forest says nothing of left-out rows.
         ridges = [rows[name, "ridge", layers] for layers in ("last", "all")]
         assert case.evidence.last_accuracy == ridges[0]["left_out_accuracy"]
@@ -252,9 +254,33 @@ def test_the_rules_replayed_on_a_study(tmp_path: Path) -> None:
         assert case.frozen_test == chosen["accuracy"]
         assert case.tuned_test == rows[name, "full", ""]["accuracy"]
         assert case.truth == ("fine-tune" if case.gain > 0.01 else "stay-frozen")
-    right = sum(case.is_right for case in cases)
-    assert replayed["summary_of"](cases)[0][1].startswith(f"{right} of 2, ")
-    assert replayed["counted"]([True] * 8 + [False] * 2) == "8 of 10, 80 % (49 to 94)"
+        assert case.regret(case.truth) <= 0.01
+        assert case.regret("fine-tune") - case.regret("stay-frozen") == pytest.approx(-case.gain)
+        assert case.seconds("fine-tune") > case.seconds("stay-frozen") > 0
+    advised = replayed["advisers"](cases)
+    right = sum(case.truth == "stay-frozen" for case in cases)
+    assert replayed["told"](cases, advised["always stay frozen"])[0].startswith(f"{right} of 2, ")
+    assert replayed["told"](cases, advised["who knows the test rows"])[0].startswith("2 of 2, 100 %")
+
+
+def test_shares_are_written_from_the_other_data_sets_alone() -> None:
+    replayed = runpy.run_path(str(ROOT / "benchmarks" / "advice.py"))
+    few = Evidence(n_train=60, n_classes=6, pictures_per_class=10.0, last_accuracy=0.5, inner_accuracy=0.5)
+
+    def case(name: str, tuned: float) -> Any:
+        figures = {"frozen_test": 0.5, "tuned_test": tuned, "frozen_seconds": 1.0, "tuned_seconds": 9.0}
+        return replayed["Case"](
+            place=(name, "tiny", "10 a class", 0), evidence=few, shipped=advise_on(few), **figures
+        )
+
+    found = replayed["left_out"]([case("a", 0.6), case("b", 0.4), case("b", 0.3), case("c", 0.5)])
+    gains = [each.left_out.gain for each in found]
+    # Shares of the error of a half are 0.2, -0.2, -0.4 and 0.
+    assert gains[0] == pytest.approx((-0.2, -0.1, 0.0))
+    assert gains[1] == gains[2] == pytest.approx((0.0, 0.05, 0.1))
+    assert gains[3] == pytest.approx((-0.2, -0.1, 0.1))
+    # What is shipped is there again afterwards.
+    assert advise_on(few).gain == case("a", 0.6).shipped.gain
 
 
 def _results(path: Path) -> list[dict[str, Any]]:

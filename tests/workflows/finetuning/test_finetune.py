@@ -18,9 +18,11 @@ from shapes import MODEL, SHAPES, save_shapes
 from toptune.cli import toptune
 from toptune.costs.meter import describe_costs
 from toptune.extract import ImageSource, extract, load_backbone, open_source
+from toptune.machine.memory import shown_bytes
 from toptune.store import InputError, Manifest, NumericalError
 from toptune.train import Run, train
 from toptune.workflows import Classifier, FineTunedRun, evaluate, finetune, plan_finetune, write_report
+from toptune.workflows.finetuning import plan as tuning_plan
 from toptune.workflows.report.command_lines import command_of
 from toptune.workflows.report.runs import read_run
 
@@ -363,7 +365,8 @@ def test_a_plan_says_what_would_be_done_and_writes_nothing(photos: Path, tmp_pat
         "patience": 2,
         "depth": "head",
     }
-    plan = plan_finetune(photos, **options)
+    said: list[str] = []
+    plan = plan_finetune(photos, progress=said.append, **options)
     assert (plan.n_fitted, plan.n_validation, plan.n_test, plan.n_classes) == (24, 6, 6, 3)
     assert (plan.least_epochs, plan.epochs, plan.steps_per_epoch) == (3, 5, 2)
     assert plan.n_trained_parameters == 771
@@ -377,7 +380,23 @@ def test_a_plan_says_what_would_be_done_and_writes_nothing(photos: Path, tmp_pat
     assert 0 < plan.least_seconds < plan.most_seconds
     assert json.loads(json.dumps(plan.to_dict()))["most_seconds"] == plan.most_seconds
     assert plan.cache_bytes == 30 * 48 * 48 * 3
+    (line,) = said
+    assert shown_bytes(plan.step_bytes) in line
     assert {path.name for path in tmp_path.iterdir()} == {"photos"}
+
+
+def test_the_memory_of_a_step_is_told_before_it_is_taken(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_head, of_all, of_more = (
+        plan_finetune(photos, **QUICK | each).step_bytes
+        for each in ({"depth": "head"}, {"depth": "full"}, {"depth": "full", "batch_size": 24})
+    )
+    # A head alone keeps nothing of the blocks below; twice the images keep twice as much.
+    assert 10 * of_head < of_all < of_more < 3 * of_all
+    monkeypatch.setattr(tuning_plan, "memory_limit_bytes", lambda: of_all // 4)
+    with pytest.raises(InputError, match=r"a step of fine-tuning .* needs about .* smaller --batch-size"):
+        plan_finetune(photos, **QUICK)
 
 
 def test_store_commands_say_that_a_fine_tuned_run_is_no_head(folder: Path) -> None:
