@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 try:
@@ -147,9 +148,16 @@ def describe_costs(costs: Costs) -> str:
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident set of this process so far; 0 where the system does not tell it."""
+    """Return the largest resident set of this process so far; 0 where the system does not tell it.
+
+    The account of Linux is that of the program alone. `getrusage` would also count what the process was
+    before it became this program: the whole memory of a large one that started it.
+    """
     if resource is None:
         return 0
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
     # Linux counts in KiB, macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

@@ -154,3 +154,13 @@ def test_bytes_written_and_read_are_counted(tmp_path: Path) -> None:
     assert costs["bytes_written"] == pytest.approx(3_500_000, abs=500_000)
     assert costs["bytes_read"] == pytest.approx(3_500_000, abs=500_000)
     assert costs["peak_memory_bytes"] == pytest.approx(peak_memory_bytes(), rel=0.5)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="the kernel's account of a process is Linux's"
+)
+def test_the_peak_is_that_of_the_program_and_not_of_what_started_it() -> None:
+    large = np.ones(40_000_000)
+    program = "from toptune.costs.meter import peak_memory_bytes; print(peak_memory_bytes())"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 10**7 < int(told.stdout) < large.nbytes
