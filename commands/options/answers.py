@@ -52,8 +52,8 @@ ANSWERS = together(
     click.option(
         "--answer-from",
         type=Choice(WAYS),
-        help="Make the answer of a thing from the mean of log-probabilities or of features, or from the "
-        "maximum; by default as the run.",
+        help="Make the answer of a thing from the mean of log-probabilities, of numbers or of features, or "
+        "from the maximum; by default as the run.",
     ),
 )
 THINGS = together(
@@ -66,8 +66,8 @@ THINGS = together(
     click.option(
         "--answer-from",
         type=Choice(WAYS),
-        help="Make the answer of a thing from the mean of log-probabilities (default) or of features, or "
-        "from the maximum.",
+        help="Make the answer of a thing from the mean of log-probabilities (default), of numbers (of a "
+        "regression) or of features, or from the maximum.",
     ),
     click.option(
         "--class-tree",

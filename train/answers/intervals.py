@@ -21,11 +21,12 @@ from toptune.store.files.reading import read_linked
 from toptune.store.files.writing import write_made
 from toptune.train.answers.conformal import check_coverage, rank_of
 from toptune.train.answers.files import LEFT_OUT
+from toptune.train.answers.things import whole_things
 
 Values = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 # Before the name of a target in the file, so that a target may be called "row".
-_PREFIX = "error "
+_PREFIX, _OF_THINGS = "error ", "thing_error "
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,11 +41,25 @@ class LeftOutErrors:
         In the units of the targets.
     names : tuple of str
         Targets.
+    things : sequence of str, optional
+        The thing that each row shows, in a run that answers by things.
+    thing_errors : ndarray of float64, shape (n, n_targets), optional
+        Absolute errors of what the left-out rows of the thing say together.
     """
 
     rows: Rows
     errors: Values
     names: tuple[str, ...]
+    things: Sequence[str] | None = None
+    thing_errors: Values | None = None
+
+    @property
+    def of_things(self) -> "LeftOutErrors | None":
+        """The same with one row a thing and its errors; None in a run without things."""
+        if self.things is None or self.thing_errors is None:
+            return None
+        first = np.unique(np.array(self.things), return_index=True)[1]
+        return LeftOutErrors(rows=self.rows[first], errors=self.thing_errors[first], names=self.names)
 
     def half_widths(self, coverage: float) -> Values:
         """Return the half width (n_targets,) of intervals; infinite if n is too small for the coverage.
@@ -64,15 +79,25 @@ class LeftOutErrors:
     def changed(self, now: Rows) -> "LeftOutErrors | None":
         """Return what stays after an update; `now` as of `LeftOut.changed`."""
         rows = now[self.rows]
-        at = np.flatnonzero(rows >= 0)
+        at = np.flatnonzero(whole_things(rows >= 0, self.things))
         if not len(at):
             return None
-        return LeftOutErrors(rows=rows[at], errors=self.errors[at], names=self.names)
+        return LeftOutErrors(
+            rows=rows[at],
+            errors=self.errors[at],
+            names=self.names,
+            things=None if self.things is None else [self.things[place] for place in at.tolist()],
+            thing_errors=None if self.thing_errors is None else self.thing_errors[at],
+        )
 
     def write(self, folder: Path) -> None:
-        """Write ``left_out.parquet``: columns ``row``, and one of each target."""
-        columns = {f"{_PREFIX}{name}": self.errors[:, at] for at, name in enumerate(self.names)}
-        write_made(folder / LEFT_OUT, partial(pq.write_table, pa.table({"row": self.rows, **columns})))
+        """Write ``left_out.parquet``: columns ``row``, one of each target, and of things as many and one."""
+        columns: dict[str, object] = {"row": self.rows}
+        columns |= {f"{_PREFIX}{name}": self.errors[:, at] for at, name in enumerate(self.names)}
+        if self.things is not None and self.thing_errors is not None:
+            columns["thing"] = pa.array(self.things, pa.string())
+            columns |= {f"{_OF_THINGS}{name}": self.thing_errors[:, at] for at, name in enumerate(self.names)}
+        write_made(folder / LEFT_OUT, partial(pq.write_table, pa.table(columns)))
 
     @classmethod
     def read(cls, folder: Path, names: Sequence[str], *, advice: str) -> "LeftOutErrors | None":
@@ -86,16 +111,24 @@ class LeftOutErrors:
         path = folder / LEFT_OUT
         try:
             table = read_parquet(read_linked(path))
-            errors = [table[f"{_PREFIX}{name}"].to_numpy() for name in names]
+            has_things = "thing" in table.column_names
             found = cls(
                 rows=table["row"].to_numpy().astype(np.int64),
-                errors=np.stack(errors, axis=1).astype(np.float64),
+                errors=_columns(table, _PREFIX, names),
                 names=tuple(names),
+                things=table["thing"].to_pylist() if has_things else None,
+                thing_errors=_columns(table, _OF_THINGS, names) if has_things else None,
             )
         except FileNotFoundError:
             return None
         except (KeyError, ValueError, TypeError) as error:
             raise CorruptError(f"{path} cannot be read ({error}); {advice}", path) from error
-        if not (found.errors >= 0).all():
-            raise CorruptError(f"{path} holds errors below 0; {advice}", path)
+        for errors in (found.errors, found.thing_errors):
+            if errors is not None and not (errors >= 0).all():
+                raise CorruptError(f"{path} holds errors below 0; {advice}", path)
         return found
+
+
+def _columns(table: pa.Table, prefix: str, names: Sequence[str]) -> Values:
+    columns = [table[f"{prefix}{name}"].to_numpy() for name in names]
+    return np.stack(columns, axis=1).astype(np.float64)

@@ -1,4 +1,4 @@
-"""`Kept`: what a training leaves in a RUN folder for sets of labels and for novelty."""
+"""`Kept`: what a training leaves in a RUN folder for sets of labels and for novelty; `Said`: what it was."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ from toptune.train.answers.files import ADVICE
 from toptune.train.answers.intervals import LeftOutErrors
 from toptune.train.answers.left_out import LeftOut
 from toptune.train.answers.novelty import Novelty
-from toptune.train.answers.things import LOGS
-from toptune.train.numerics.calibration import softmax
-from toptune.train.passes.training_rows import LeftOutScores
+from toptune.train.answers.things import FEATURES, LOGS, Things
+from toptune.train.numerics.thresholds import FIXED, ThresholdRule, choose_thresholds
+from toptune.train.tasks.names import MULTILABEL, REGRESSION
 
 Rows = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,36 +76,76 @@ class Kept:
         )
 
 
-def kept_scores(
-    scores: LeftOutScores | None,
-    temperature: float | None,
-    *,
-    codes: Rows,
-    rows: Rows,
-    things: Sequence[str] | None = None,
-    way: str = LOGS,
-) -> LeftOut | None:
-    """Return the left-out probabilities that follow from left-out scores.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Said:
+    """What fits said of training rows that they had left out, of all rows or of a sample.
 
-    Parameters
+    Attributes
     ----------
-    scores : LeftOutScores, optional
-    temperature : float, optional
-        Probabilities are the softmax of scores divided by it.
-    codes : ndarray of int64, shape (n,)
-        Class of each training row.
+    task : str
+    names : sequence of str
+        Classes, labels or targets.
+    values : ndarray of float64, shape (n, k)
+        Probabilities, or numbers.
+    truth : ndarray of int64, shape (n,), or of float64, shape (n, k)
+        Class of each row, or its targets.
     rows : ndarray of int64, shape (n,)
-        Row of the manifest of each training row.
+        Rows of the manifest.
     things : sequence of str, length n, optional
-        The thing that each training row shows.
+        The thing that each row shows. Rows of one thing share a fold, so that all of it was said by fits
+        without any of them.
     way : str
-        How the rows of a thing become one answer.
+        How the rows of a thing become one answer. From means of features nothing was left out, so that
+        nothing is said of things then.
     """
-    if scores is None or temperature is None:
-        return None
-    probabilities = softmax(scores.scores.astype(np.float64), temperature)
-    found = LeftOut.of(rows[scores.rows], codes[scores.rows], probabilities)
-    if things is None:
-        return found
-    of_rows = [things[row] for row in scores.rows.tolist()]
-    return found.with_things(of_rows, codes[scores.rows], probabilities, way=way)
+
+    task: str
+    names: Sequence[str]
+    values: Values
+    truth: npt.NDArray[np.int64] | Values
+    rows: Rows
+    things: Sequence[str] | None = None
+    way: str = LOGS
+
+    def kept(self) -> LeftOut | LeftOutErrors | None:
+        """Return what a run keeps of it; None where rows have several labels."""
+        of_things = self._of_things()
+        things = None if of_things is None else self.things
+        if self.task == REGRESSION:
+            return LeftOutErrors(
+                rows=self.rows,
+                errors=np.abs(self.values - self.truth),
+                names=tuple(self.names),
+                things=things,
+                thing_errors=None if of_things is None else np.abs(of_things - self.truth),
+            )
+        if self.task == MULTILABEL:
+            return None
+        at = np.arange(len(self.rows)), self.truth.astype(np.int64)
+        return LeftOut(
+            rows=self.rows,
+            likelihood=self.values[at],
+            things=things,
+            thing_likelihood=None if of_things is None else of_things[at],
+        )
+
+    def thing_thresholds(self, rule: ThresholdRule) -> dict[str, float] | None:
+        """Choose from which probability each label of a thing applies; None where nothing tells it."""
+        if self.task != MULTILABEL or self.things is None:
+            return None
+        if rule.how == FIXED:
+            return dict.fromkeys(self.names, rule.value)
+        of_things = self._of_things()
+        if of_things is None:
+            return None
+        # Rows of a thing have the same labels and the same answer, of which one counts.
+        first = np.unique(np.array(self.things), return_index=True)[1]
+        found = choose_thresholds(of_things[first], self.truth[first].astype(np.float64), rule)
+        return dict(zip(self.names, found.tolist(), strict=True))
+
+    def _of_things(self) -> Values | None:
+        """Return for each row (n, k) what the rows of its thing say together."""
+        if self.things is None or self.way == FEATURES:
+            return None
+        numbered = Things.of(self.things)
+        return numbered.answers(self.values, task=self.task, way=self.way)[numbered.codes]

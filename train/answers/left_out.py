@@ -5,7 +5,7 @@ all classes would take as many times more as there are classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from toptune.store.datasets.parquet_tables import read_parquet
 from toptune.store.files.reading import read_linked
 from toptune.store.files.writing import write_made
 from toptune.train.answers.files import LEFT_OUT
-from toptune.train.answers.things import FEATURES, Things
+from toptune.train.answers.things import whole_things
 
 Values = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -46,49 +46,15 @@ class LeftOut:
     things: Sequence[str] | None = None
     thing_likelihood: Values | None = None
 
-    @classmethod
-    def of(cls, rows: Rows, codes: Rows, probabilities: Values) -> "LeftOut":
-        """Take the probabilities of the true classes out of those of all classes (n, n_classes)."""
-        return cls(rows=rows, likelihood=probabilities[np.arange(len(codes)), codes])
-
-    def with_things(
-        self, things: Sequence[str], codes: Rows, probabilities: Values, *, way: str
-    ) -> "LeftOut":
-        """Return the same rows with what they say together of things.
-
-        Rows of one thing share a fold, so that all of it was said by fits without any of them.
-
-        Parameters
-        ----------
-        things : sequence of str, length n
-            The thing that each row shows.
-        codes : ndarray of int64, shape (n,)
-            Class of each row.
-        probabilities : ndarray of float64, shape (n, n_classes)
-        way : str
-            How the rows of a thing become one answer. From means of features nothing was left out, so that
-            nothing is said of things then.
-        """
-        if way == FEATURES:
-            return self
-        numbered = Things.of(things)
-        together = numbered.probabilities(probabilities, way=way)[numbered.codes]
-        own = together[np.arange(len(codes)), codes]
-        return replace(self, things=list(things), thing_likelihood=own)
-
     def changed(self, now: Rows) -> "LeftOut | None":
         """Return what stays after an update; `now` as of `toptune.train.answers.novelty.Novelty.changed`.
 
         What was said of a thing stays with all of its rows or goes with one of them.
         """
         rows = now[self.rows]
-        stays = rows >= 0
-        if self.things is not None:
-            gone = {self.things[at] for at in np.flatnonzero(~stays).tolist()}
-            stays &= np.array([thing not in gone for thing in self.things], dtype=bool)
-        if not stays.any():
+        at = np.flatnonzero(whole_things(rows >= 0, self.things))
+        if not len(at):
             return None
-        at = np.flatnonzero(stays)
         return LeftOut(
             rows=rows[at],
             likelihood=self.likelihood[at],

@@ -45,8 +45,9 @@ class AnswerOptions:
     answer_by : str, optional
         Give one answer for the images of a thing: the column of a list of images, or a pattern on the path
         whose first group is the thing. By default that of the run.
-    answer_from : {"log-probabilities", "features", "maximum"}, optional
-        How the images of a thing become one answer; by default that of the run, else the first.
+    answer_from : {"log-probabilities", "features", "maximum", "numbers"}, optional
+        How the images of a thing become one answer; by default that of the run, else the first, or of a
+        regression the last.
 
     Raises
     ------

@@ -19,6 +19,8 @@ from toptune.store.files.names import plain_model_name
 from toptune.store.files.provenance import provenance
 from toptune.text import counted
 from toptune.train.answers.class_tree import ClassTree
+from toptune.train.answers.intervals import LeftOutErrors
+from toptune.train.answers.kept import Said
 from toptune.train.answers.left_out import LeftOut
 from toptune.train.fusion.fused_run import MEMBERS, FusedRun, noun_of
 from toptune.train.fusion.label_pool import pair_rows, pooled
@@ -29,6 +31,7 @@ from toptune.train.passes.training_rows import LeftOutScores
 from toptune.train.rows.chosen_rows import ChosenRows
 from toptune.train.rows.folds import Folds
 from toptune.train.rows.inputs import row_weights
+from toptune.train.runs.left_out import with_thing_thresholds
 from toptune.train.runs.options import LATE
 from toptune.train.runs.record import (
     LIBRARIES,
@@ -102,11 +105,12 @@ class Training:
         """Take them from the rows that were chosen."""
         if isinstance(targets := rows.train_targets, TargetMatrix):
             n = len(targets)
-            return cls(
+            found = cls(
                 codes=np.zeros(n, np.int64), weights=np.ones(n), folds=rows.folds.numbers,
                 labels=targets.values,
             )  # fmt: skip
-        found = cls.labeled(rows.train_labels, rows.folds.numbers, class_weight=class_weight)
+        else:
+            found = cls.labeled(rows.train_labels, rows.folds.numbers, class_weight=class_weight)
         return replace(found, things=rows.train_things, answers_from=rows.options.answers_from)
 
     @classmethod
@@ -162,7 +166,7 @@ def _thresholds(members: Sequence[Member], training: Training, pool: Pool) -> di
 
 def fused_run(
     path: Path, members: Sequence[Member], training: Training
-) -> tuple[FusedRun, list[Member], LeftOut | None]:
+) -> tuple[FusedRun, list[Member], LeftOut | LeftOutErrors | None]:
     """Weigh heads and make the run of those that weigh something; the run has no metrics yet.
 
     Parameters
@@ -195,17 +199,26 @@ def fused_run(
         train_rows=kept[0].run.train_rows,
         test_rows=kept[0].run.test_rows,
     )
-    if training.labels is not None:
-        # A row of several labels has no one probability of its truth.
-        return run, kept, None
-    probabilities = pool.probabilities(left.logs[is_kept])
-    scores = members[0].left_out
-    assert scores is not None, "members without left-out scores are refused above"
-    said = LeftOut.of(run.train_rows[scores.rows], left.codes, probabilities)
-    if training.things is not None:
-        things = [training.things[row] for row in scores.rows.tolist()]
-        said = said.with_things(things, left.codes, probabilities, way=training.answers_from)
-    return run, kept, said
+    said = _said(run, kept, training, replace(left, logs=left.logs[is_kept]))
+    return replace(run, record=with_thing_thresholds(run.record, said)), kept, said.kept()
+
+
+def _said(run: FusedRun, kept: Sequence[Member], training: Training, left: LeftOutRows) -> Said:
+    """Return what the heads of a run together say of the rows that they had left out."""
+    scores, labels = kept[0].left_out, training.labels
+    assert scores is not None, "members without left-out scores are refused before they are weighed"
+    things = training.things
+    return Said(
+        task=run.record.task_name,
+        names=run.classes,
+        values=(
+            run.pool.probabilities(left.logs) if labels is None else pooled(run.pool, _probabilities(kept))
+        ),
+        truth=left.codes if labels is None else labels[scores.rows],
+        rows=run.train_rows[scores.rows],
+        things=None if things is None else [things[row] for row in scores.rows.tolist()],
+        way=training.answers_from,
+    )
 
 
 def score_together_with(
@@ -236,7 +249,7 @@ def write_fused(
     *,
     folds: Folds | None,
     all_members: Sequence[Member],
-    said: LeftOut | None,
+    said: LeftOut | LeftOutErrors | None,
     forgotten: Sequence[str] = (),
 ) -> FusedRun:
     """Write a fused run with its members, and return it with its metrics.

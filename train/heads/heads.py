@@ -89,6 +89,10 @@ class Head(Protocol):
         """Return the probabilities (n, n_classes) of scores (n, n_classes), left-out ones for instance."""
         ...
 
+    def rounded(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return numbers (n, n_targets) as answers: of a scale, the nearest step that training rows had."""
+        ...
+
     def decision_function(self, X: Features) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d); a higher score is likelier."""
         ...

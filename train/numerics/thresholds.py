@@ -10,7 +10,7 @@ from toptune.errors import InputError
 Values = npt.NDArray[np.float64]
 
 EVEN = 0.5
-F1, PRECISION = "f1", "precision"
+F1, PRECISION, FIXED = "f1", "precision", "fixed"
 # A threshold is chosen by so many rows with a label, at least. Where a single row ranks in the middle, the
 # highest F1 is that of giving the label to half of all rows.
 FEWEST = 5
@@ -51,7 +51,7 @@ class ThresholdRule(NamedTuple):
                 "precision P between 0 and 1",
                 option="threshold",
             )
-        return cls(word or "fixed", value)
+        return cls(word or FIXED, value)
 
 
 def choose_thresholds(probabilities: Values, truth: Values, rule: ThresholdRule) -> Values:
@@ -78,7 +78,7 @@ def choose_thresholds(probabilities: Values, truth: Values, rule: ThresholdRule)
     [0.25]
     """
     n_labels = truth.shape[1]
-    if rule.how == "fixed":
+    if rule.how == FIXED:
         return np.full(n_labels, rule.value)
     found = np.full(n_labels, EVEN)
     for at in range(n_labels):

@@ -125,12 +125,7 @@ class ChosenRows:
         notes += self._unused_options()
         if (grouped_by := self.options.grouped_by) is not None:
             train, test = ({self.groups[row] for row in rows} for rows in (split.train, split.test))
-            only = (
-                f"; answers are of images, because --task {self.task.name} has none of things"
-                if self.options.answer_by is not None and self.task.name != CLASSIFICATION
-                else ""
-            )
-            notes.append(f"groups by {grouped_by!r}: {len(train)} train, {len(test)} test{only} [TT305]")
+            notes.append(f"groups by {grouped_by!r}: {len(train)} train, {len(test)} test [TT305]")
         if self.task.name == CLASSIFICATION:
             numbers = note_numbers(list(self.classes))
             return [*notes, *([f"{numbers} [TT306]"] if numbers else []), *self._barred()]

@@ -21,10 +21,32 @@ Relabel: TypeAlias = "Callable[[Manifest], Manifest]"
 MOST_SEED = 2**32 - 1
 MOST_SEEDS = 10_000
 VAL = ("train", "test", "drop")
-# How the images of one thing become one answer; the first is the default.
-ANSWERS_FROM = ("log-probabilities", "features", "maximum")
+# How the images of one thing become one answer.
+ANSWERS_FROM = ("log-probabilities", "features", "maximum", "numbers")
+_LOGS, _FEATURES, _MAXIMUM, _NUMBERS = ANSWERS_FROM
 # The options that name files of decisions.
 OF_DECISIONS = ("exclude", "relabel_with", "keep_together")
+
+
+def ways_of(task: str) -> tuple[str, ...]:
+    """Return how the images of a thing may become one answer of a task; the first is the default."""
+    return (_NUMBERS, _FEATURES) if task == REGRESSION else (_LOGS, _FEATURES, _MAXIMUM)
+
+
+def check_way(way: str, task: str) -> None:
+    """Refuse a way of answering for things that a task does not know, with InputError."""
+    known = ways_of(task)
+    if way not in known:
+        why = (
+            "numbers have no probabilities, and the largest of them is not the likeliest"
+            if task == REGRESSION
+            else "only --task regression has numbers"
+        )
+        raise InputError(
+            f"answer_from is {way!r} with --task {task}: {why}; leave --answer-from out, which is the mean "
+            f"of the images' {known[0]}, or give one of {', '.join(known)}",
+            option="answer_from",
+        )
 
 
 class LabelReading(TypedDict):
@@ -93,8 +115,8 @@ class RowOptions:
     answer_by : str, optional
         Column, or pattern on the id, of the thing that several images show; the run gives one answer a thing.
         Images of a thing stay together as those of a group do.
-    answer_from : {"log-probabilities", "features", "maximum"}, optional
-        How the images of a thing become one answer; by default the first.
+    answer_from : {"log-probabilities", "features", "maximum", "numbers"}, optional
+        How the images of a thing become one answer; by default the first, or of a regression the last.
     """
 
     seed: int = 0
@@ -130,6 +152,8 @@ class RowOptions:
                     "with --answer-by, or leave --answer-from out",
                     option="answer_from",
                 )
+            if self.target is not None or self.task != AUTO_TASK:
+                check_way(self.answer_from, REGRESSION if self.target is not None else self.task)
         if self.task == AUTO_TASK and self.target is not None:
             object.__setattr__(self, "task", REGRESSION)
         elif self.task == AUTO_TASK and self.label_column is not None:
@@ -153,7 +177,7 @@ class RowOptions:
     @property
     def answers_from(self) -> str:
         """How the images of a thing become one answer."""
-        return self.answer_from or ANSWERS_FROM[0]
+        return self.answer_from or ways_of(self.task)[0]
 
     @property
     def wanted(self) -> "Wanted":

@@ -220,12 +220,6 @@ def check_task(rows: RowOptions, head: HeadOptions) -> None:
                 "leave it out, or name a target",
                 option=name,
             )
-    if rows.answer_from is not None and rows.task not in (AUTO_TASK, CLASSIFICATION):
-        raise InputError(
-            f"answer_from is {rows.answer_from!r}, and --task {rows.task} has no answers of things, but of "
-            "images; leave --answer-from out (--answer-by keeps the images of a thing together)",
-            option="answer_from",
-        )
     if head.threshold != HeadOptions.threshold and rows.task not in (AUTO_TASK, MULTILABEL):
         raise InputError(
             f"threshold is {head.threshold!r}, and only --task {MULTILABEL} has thresholds; leave it out",

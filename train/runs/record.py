@@ -259,6 +259,9 @@ class RunRecord:
         versions of data sets has no `dataset_version`: it saw the first.
     fusion : FusionRecord, optional
         Of a late fusion only: the heads and their weights.
+    thing_thresholds : mapping of str to float, optional
+        Of a run that answers for things with several labels: from which probability of a thing each label is
+        taken to apply.
     data, precision, device, request : optional
         Of a fine-tuned network only: the images that trained it, how it computed, and the options that
         decide its result.
@@ -332,6 +335,7 @@ class RunRecord:
     preprocessing: JsonObject | None = None
     saves: Savings | None = None
     fusion: FusionRecord | None = None
+    thing_thresholds: Mapping[str, float] | None = None
     best: BestRecord | None = None
     update: UpdateRecord | None = None
     files: Mapping[str, str] | None = None

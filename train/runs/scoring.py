@@ -11,14 +11,13 @@ from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.text import counted, named
-from toptune.train.figures.label_figures import LabelAnswers, label_figures
 from toptune.train.figures.metrics import Answers, ClassTables, codes_of, figures_of
-from toptune.train.figures.number_figures import NumberAnswers, number_figures
 from toptune.train.figures.tables import Tables
+from toptune.train.figures.target_answers import target_answers, target_figures
 from toptune.train.runs.run import Run
 from toptune.train.tasks.answer_form import AnswerForm
 from toptune.train.tasks.choice import task_of
-from toptune.train.tasks.names import CLASSIFICATION, REGRESSION
+from toptune.train.tasks.names import CLASSIFICATION
 
 Rows = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float64]
@@ -189,24 +188,12 @@ def scored_targets(values: Probabilities, rows: Rows, *, truth: Sequence[str], f
         What the rows teach, as text; see `Task`.
     form : AnswerForm
     """
-    targets = task_of(form.task).targets(truth, form.names).values
-    if form.task == REGRESSION:
-        numbers = NumberAnswers(truth=targets, predicted=values, names=form.names, is_ordinal=form.is_ordinal)
-        return Scored(
-            rows=rows,
-            labels=truth,
-            predicted=form.texts(values),
-            confidence=form.confidence(values),
-            tables=numbers,
-            metrics=number_figures(numbers),
-        )
-    thresholds = np.full(len(form.names), 0.5) if form.thresholds is None else form.thresholds
-    tables = LabelAnswers(truth=targets, probabilities=values, thresholds=thresholds, names=form.names)
+    tables = target_answers(values, truth, form)
     return Scored(
         rows=rows,
         labels=truth,
         predicted=form.texts(values),
         confidence=form.confidence(values),
         tables=tables,
-        metrics=label_figures(tables),
+        metrics=target_figures(tables),
     )

@@ -27,7 +27,6 @@ from toptune.store.features.feature_view import ModelFeatures, StoredFeatures
 from toptune.store.files.json_values import json_ready
 from toptune.store.joined.joined_features import split_name
 from toptune.store.joined.member_costs import member_costs
-from toptune.train.figures.metrics import codes_of
 from toptune.train.heads.kinds import (
     LARGEST_TRIAL,
     check_head,
@@ -54,12 +53,11 @@ from toptune.train.runs.scoring import Scored, score
 from toptune.train.runs.sources import RunArray
 from toptune.train.runs.writing import check_out, new_run_folder, size_note, write_run
 from toptune.train.tasks.choice import told_task
-from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, MULTILABEL, REGRESSION
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, MULTILABEL
 
 if TYPE_CHECKING:  # these import torch and scikit-learn, which a training that is refused does not need
     from toptune.train.answers.class_tree import ClassTree
     from toptune.train.answers.kept import Kept
-    from toptune.train.answers.left_out import LeftOut
     from toptune.train.heads.heads import Head
     from toptune.train.heads.trials import Trials
     from toptune.train.passes.training_rows import LeftOutScores
@@ -379,6 +377,8 @@ def fit_prepared(
     store : path
         Root folder of the store.
     """
+    from toptune.train.runs.left_out import kept_of, said_of, with_thing_thresholds
+
     clock = time.perf_counter()
     features, options, search = prepared.features, prepared.options, prepared.search
     blocks = PreprocessedBlocks(
@@ -422,45 +422,12 @@ def fit_prepared(
             decisions=decisions,
         )
     )
-    kept = _kept(run, features, rows, left_out, tree=tree)
+    said = said_of(run, rows, left_out)
+    run = replace(run, record=with_thing_thresholds(run.record, said))
+    kept = kept_of(run, features, rows, said, tree=tree)
     return Fitted(
         run=run, left_out=left_out, kept=kept, prepared=prepared, seconds=time.perf_counter() - clock
     )
-
-
-def _kept(
-    run: Run,
-    features: StoredFeatures,
-    rows: ChosenRows,
-    left_out: "LeftOutScores | None",
-    *,
-    tree: "ClassTree | None",
-) -> "Kept":
-    """Return what sets of labels and novelty need of a training."""
-    from toptune.train.answers.intervals import LeftOutErrors
-    from toptune.train.answers.kept import Kept, kept_scores
-    from toptune.train.answers.novelty import Novelty
-
-    train = rows.split.train
-    # A head that dropped columns judges images by those that it reads.
-    seen = PreprocessedBlocks(features.blocks([array.name for array in run.arrays], train), run.preprocessing)
-    said: LeftOut | LeftOutErrors | None = None
-    if run.form.task == REGRESSION and left_out is not None:
-        targets = run.form.names
-        truth = rows.task.targets([rows.train_labels[at] for at in left_out.rows.tolist()], targets)
-        errors = np.abs(left_out.scores - truth.values)
-        said = LeftOutErrors(rows=train[left_out.rows], errors=errors, names=tuple(targets))
-    if run.form.task == CLASSIFICATION:
-        codes = codes_of(rows.train_labels, run.classes)
-        said = kept_scores(
-            left_out,
-            run.head.temperature,
-            codes=codes,
-            rows=train,
-            things=rows.train_things,
-            way=rows.options.answers_from,
-        )
-    return Kept(left_out=said, tree=tree, novelty=Novelty.of(seen, train, seed=rows.options.seed))
 
 
 def _tree(options: TrainOptions, rows: ChosenRows) -> "ClassTree | None":

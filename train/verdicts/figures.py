@@ -11,15 +11,17 @@ import numpy.typing as npt
 from toptune.train.answers.class_tree import ClassTree
 from toptune.train.answers.conformal import label_sets
 from toptune.train.answers.options import AnswerOptions
+from toptune.train.answers.thing_figures import plain_figures, thing_figures
 from toptune.train.answers.things import FEATURES, Things
-from toptune.train.figures.metrics import Answers, ClassTables, figures_of
+from toptune.train.figures.label_figures import LabelAnswers
+from toptune.train.figures.metrics import Answers
 from toptune.train.figures.number_figures import NumberAnswers
+from toptune.train.figures.target_answers import target_answers
+from toptune.train.tasks.answer_form import AnswerForm
 from toptune.train.verdicts.verdicts import Verdicts
 
 Rows = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
-# Figures of a level or of things that the whole has as well.
-_NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "expected_calibration_error")
 
 
 def set_figures(
@@ -66,14 +68,13 @@ def novelty_figures(novelty: Values, options: AnswerOptions) -> dict[str, Any]:
     return found
 
 
-def interval_figures(verdicts: Verdicts, answers: NumberAnswers) -> dict[str, Any]:
+def interval_figures(verdicts: Verdicts, answers: NumberAnswers, *, of_things: bool) -> dict[str, Any]:
     """Measure intervals of numbers: by target, how many hold the true one, and their half width.
 
     A half width is None where the left-out rows are too few for the coverage: the interval has no end.
     """
-    asked, errors = verdicts.options.coverage, verdicts.errors
+    asked, errors = verdicts.options.coverage, verdicts.errors_of(of_things=of_things)
     assert asked is not None, "coverage was asked for"
-    assert errors is not None, "coverage was asked for"
     n, n_left_out, half = len(answers.truth), len(errors.errors), errors.half_widths(asked)
     holds = np.abs(answers.predicted - answers.truth) <= half
     return {
@@ -88,6 +89,93 @@ def interval_figures(verdicts: Verdicts, answers: NumberAnswers) -> dict[str, An
             for at, name in enumerate(answers.names)
         },
     }
+
+
+def answered(
+    verdicts: Verdicts,
+    things: Things,
+    of_rows: Values,
+    truth: Sequence[str],
+    form: AnswerForm,
+    *,
+    of_means: Values | None,
+) -> tuple[dict[str, Any], Values]:
+    """Answer for things, and measure it.
+
+    Parameters
+    ----------
+    verdicts : Verdicts
+    things : Things
+    of_rows : ndarray of float64, shape (n, k)
+        What was said of each image, adjusted.
+    truth : sequence of str, length n
+        What each image teaches, as text.
+    form : AnswerForm
+        Of images.
+    of_means : ndarray of float64, shape (n_things, k), optional
+        What the run says of the means of features, where answers are made so.
+
+    Returns
+    -------
+    figures : dict
+    said : ndarray of float64, shape (n_things, k)
+
+    Raises
+    ------
+    InputError
+        For things whose images teach different things.
+    """
+    by = str(verdicts.answer_by)
+    labels = things.labels(truth, by=by, task=verdicts.task)
+    if verdicts.answer_from == FEATURES and of_means is not None:
+        said = verdicts.adjusted(of_means)
+    else:
+        said = verdicts.answers_of(things, of_rows, form)
+    way, form = verdicts.answer_from, verdicts.thing_form(form)
+    return thing_figures(things, said, labels, form=form, by=by, way=way), said
+
+
+def target_figures(
+    verdicts: Verdicts,
+    answers: LabelAnswers | NumberAnswers,
+    truth: Sequence[str],
+    form: AnswerForm,
+    *,
+    keys: Sequence[str] | None = None,
+    novelty: Values | None = None,
+    of_means: Values | None = None,
+) -> dict[str, Any]:
+    """Return what is added to the metrics of a run of several labels or of numbers.
+
+    Parameters
+    ----------
+    verdicts : Verdicts
+    answers : LabelAnswers or NumberAnswers
+        Of images.
+    truth : sequence of str, length n
+        What each image teaches, as text.
+    form : AnswerForm
+    keys : sequence of str, length n, optional
+        The thing that each image shows, where things are measured.
+    novelty : ndarray of float64, shape (n,), optional
+    of_means : ndarray of float64, shape (n_things, k), optional
+        As of `answered`.
+    """
+    found: dict[str, Any] = {}
+    if novelty is not None:
+        found["novelty"] = novelty_figures(novelty, verdicts.options)
+    if verdicts.errors is not None and isinstance(answers, NumberAnswers):
+        found["prediction_intervals"] = interval_figures(verdicts, answers, of_things=False)
+    if keys is not None:
+        things = Things.of(keys)
+        values = answers.predicted if isinstance(answers, NumberAnswers) else answers.probabilities
+        found["things"], said = answered(verdicts, things, values, truth, form, of_means=of_means)
+        if verdicts.errors is not None:
+            labels = things.labels(truth, by=str(verdicts.answer_by), task=verdicts.task)
+            together = target_answers(said, labels, form)
+            assert isinstance(together, NumberAnswers), "only numbers have intervals"
+            found["things"]["prediction_intervals"] = interval_figures(verdicts, together, of_things=True)
+    return found
 
 
 @dataclass(kw_only=True)
@@ -155,7 +243,7 @@ class Measured:
             found["label_sets"] = set_figures(verdicts, holds, sizes, of_things=False)
         if verdicts.tree is not None:
             found["levels"] = [
-                {"level": level.depth, "n_classes": len(level.names)} | _plain(parts, level.names)
+                {"level": level.depth, "n_classes": len(level.names)} | plain_figures(parts, level.names)
                 for level, parts in zip(verdicts.tree.levels, self._levels, strict=True)
             ]
             if verdicts.options.back_off is not None:
@@ -175,24 +263,13 @@ class Measured:
     def _things(self, of_means: Values | None) -> dict[str, Any]:
         verdicts, things = self.verdicts, self.things
         codes = np.concatenate(self._codes)
-        by = str(verdicts.answer_by)
-        labels = things.labels([verdicts.classes[code] for code in codes.tolist()], by=by)
-        at = {name: code for code, name in enumerate(verdicts.classes)}
-        true = np.array([at[label] for label in labels], dtype=np.int64)
-        if verdicts.answer_from == FEATURES and of_means is not None:
-            said = verdicts.adjusted(of_means)
-        else:
-            said = things.probabilities(np.concatenate(self._kept), way=verdicts.answer_from)
-        found: dict[str, Any] = {
-            "answer_by": by,
-            "answer_from": verdicts.answer_from,
-            "n_things": len(things.names),
-            "mean_images": float(things.counts.mean()),
-        }
-        found |= _plain([Answers.of(true, said)], verdicts.classes)
+        form = AnswerForm(task=verdicts.task, names=verdicts.classes)
+        truth = [verdicts.classes[code] for code in codes.tolist()]
+        found, said = answered(verdicts, things, np.concatenate(self._kept), truth, form, of_means=of_means)
         if verdicts.options.coverage is not None:
             members = label_sets(said, verdicts.threshold(of_things=True))
-            holds = members[np.arange(len(true)), true]
+            first = np.unique(things.codes, return_index=True)[1]
+            holds = members[np.arange(len(said)), codes[first]]
             found["label_sets"] = set_figures(verdicts, holds, members.sum(axis=1), of_things=True)
         return found
 
@@ -216,10 +293,3 @@ class Measured:
             "mean_depth": float(np.mean(depths)) if depths else None,
             "share_of_classes": float(np.mean(is_class)) if right else None,
         }
-
-
-def _plain(parts: Sequence[Answers], names: Sequence[str]) -> dict[str, Any]:
-    """Return the figures of answers without those of each class."""
-    answers = Answers.joined(parts)
-    figures = figures_of(answers, ClassTables.of(answers, names))
-    return {name: figures.get(name) for name in _NAMES}

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,16 @@ from toptune.train.answers.intervals import LeftOutErrors
 from toptune.train.answers.left_out import LeftOut
 from toptune.train.answers.options import AnswerOptions
 from toptune.train.answers.prior import read_prior, trained_prior, with_prior
-from toptune.train.answers.things import LOGS
+from toptune.train.answers.things import FEATURES, Things
 from toptune.train.heads.kinds import KINDS, is_cross_validated
+from toptune.train.numerics.thresholds import EVEN
+from toptune.train.rows.options import check_way, ways_of
 from toptune.train.runs.record import RunRecord
-from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, REGRESSION
+from toptune.train.tasks.answer_form import AnswerForm
+from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, MULTILABEL, REGRESSION
 
 Values = npt.NDArray[np.float64]
+_Said = TypeVar("_Said", Values, LeftOutErrors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +81,8 @@ class Verdicts:
     ----------
     classes : tuple of str
     options : AnswerOptions
+    task : str
+        What the run has learned.
     left_out : LeftOut or None
         Where sets of labels were asked for.
     errors : LeftOutErrors or None
@@ -89,17 +96,21 @@ class Verdicts:
         How images of a thing become one answer.
     calibrated_from : str or None
         How those of the training did, whose left-out answers make sets of labels of things.
+    thing_thresholds : mapping of str to float, optional
+        Of several labels: from which probability of a thing each label applies, by those left-out answers.
     """
 
     classes: tuple[str, ...]
     options: AnswerOptions
+    task: str = CLASSIFICATION
     left_out: LeftOut | None = None
     errors: LeftOutErrors | None = None
     prior: tuple[Values, Values] | None = None
     tree: ClassTree | None = None
     answer_by: str | None = None
-    answer_from: str = LOGS
+    answer_from: str = ways_of(CLASSIFICATION)[0]
     calibrated_from: str | None = None
+    thing_thresholds: Mapping[str, float] | None = None
 
     @classmethod
     def of(cls, record: RunRecord, folder: Path, options: AnswerOptions) -> "Verdicts":
@@ -132,18 +143,21 @@ class Verdicts:
         if options.prior is not None:
             weight = record.options.get("class_weight")
             prior = trained_prior(record.classes, class_weight=weight), read_prior(options.prior, classes)
-        asked = record.options.get("answer_from")
+        task = task_in(record)
+        trained_from = str(record.options.get("answer_from") or ways_of(task)[0])
         trained_by = record.options.get("answer_by")
         return cls(
             classes=classes,
             options=options,
+            task=task,
             left_out=left_out,
             errors=errors,
             prior=prior,
             tree=_tree(folder, classes, options),
             answer_by=options.answer_by or (None if trained_by is None else str(trained_by)),
-            answer_from=options.answer_from or (asked if isinstance(asked, str) else LOGS),
-            calibrated_from=str(asked or LOGS) if trained_by else None,
+            answer_from=options.answer_from or trained_from,
+            calibrated_from=trained_from if trained_by else None,
+            thing_thresholds=record.thing_thresholds,
         )
 
     def adjusted(self, probabilities: Values) -> Values:
@@ -169,34 +183,73 @@ class Verdicts:
     def calibration(self, *, of_things: bool) -> Values:
         """Return the left-out probabilities of the true classes; errors are those of `threshold`."""
         assert self.left_out is not None, "coverage was asked for"
-        if not of_things:
-            return self.left_out.likelihood
-        values = self.left_out.of_things
-        if values is None or self.calibrated_from != self.answer_from:
-            how = f" from {self.calibrated_from}" if self.calibrated_from else ""
+        return self._of_things(self.left_out.of_things) if of_things else self.left_out.likelihood
+
+    def errors_of(self, *, of_things: bool) -> LeftOutErrors:
+        """Return the left-out errors of numbers; errors are those of `threshold`."""
+        assert self.errors is not None, "coverage was asked for"
+        return self._of_things(self.errors.of_things) if of_things else self.errors
+
+    def _of_things(self, said: _Said | None) -> _Said:
+        """Return what left-out rows said of things, if it was said in the way that is asked for."""
+        if said is not None and self.calibrated_from == self.answer_from:
+            return said
+        what = "intervals" if self.task == REGRESSION else "sets of labels"
+        if self.answer_from == FEATURES:
             raise InputError(
-                "sets of labels of things need left-out answers of things, and the run was trained "
-                f"{f'with answers{how}' if values is not None else 'without things'}; train it with "
-                f"--answer-by COLUMN --answer-from {self.answer_from}, or leave one of --coverage and "
+                f"{what} of things need left-out answers of things, which means of features do not have: no "
+                f"fit left them out; answer from {ways_of(self.task)[0]}, or leave one of --coverage and "
                 "--answer-by out",
                 option="coverage",
             )
-        return values
+        how = "without things"
+        if self.calibrated_from == self.answer_from:
+            how = "before such answers were kept"
+        elif self.calibrated_from is not None:
+            how = f"with answers from {self.calibrated_from}"
+        raise InputError(
+            f"{what} of things need left-out answers of things, and the run was trained {how}; train it with "
+            f"--answer-by COLUMN --answer-from {self.answer_from}, or leave one of --coverage and "
+            "--answer-by out",
+            option="coverage",
+        )
+
+    @property
+    def has_thing_thresholds(self) -> bool:
+        """Whether thresholds were chosen for things that are answered as they are now."""
+        return self.thing_thresholds is not None and self.calibrated_from == self.answer_from
+
+    def thing_form(self, form: AnswerForm) -> AnswerForm:
+        """Return how probabilities of things become answers: by the thresholds of labels of things."""
+        if not self.has_thing_thresholds:
+            return form
+        chosen = self.thing_thresholds or {}
+        return replace(form, thresholds=np.array([chosen.get(name, EVEN) for name in self.classes]))
+
+    def answers_of(self, things: Things, values: Values, form: AnswerForm) -> Values:
+        """Return one answer a thing (n_things, k) from what was said of its images (n, k), adjusted."""
+        return things.answers(values, task=self.task, way=self.answer_from, is_ordinal=form.is_ordinal)
 
     def notes(self, *, of_things: bool = False) -> Iterator[str]:
         """Say what a reader of the answers should know."""
+        noun = "left-out thing" if of_things else "left-out image"
+        if self.task == MULTILABEL and of_things and not self.has_thing_thresholds:
+            yield (
+                "each label of a thing applies from the threshold that was chosen for images, because the "
+                f"training left out no answers of things from {self.answer_from}"
+            )
         if self.errors is not None and self.options.coverage is not None:
-            n = len(self.errors.errors)
+            n = len(self.errors_of(of_things=of_things).errors)
             if rank_of(n, self.options.coverage) > n:
                 yield (
-                    f"no interval has an end: {counted(n, 'left-out image')} of the training reach a "
+                    f"no interval has an end: {counted(n, noun)} of the training reach a "
                     f"coverage of {n / (n + 1):.4g}, and {self.options.coverage:g} was asked for"
                 )
         elif self.options.coverage is not None:
             n = len(self.calibration(of_things=of_things))
             if rank_of(n, self.options.coverage) > n:
                 yield (
-                    f"every set of labels holds all classes: {counted(n, 'left-out image')} of the training "
+                    f"every set of labels holds all classes: {counted(n, noun)} of the training "
                     f"reach a coverage of {n / (n + 1):.4g}, and {self.options.coverage:g} was asked for"
                 )
 
@@ -211,14 +264,16 @@ class Verdicts:
 
         Parameters
         ----------
-        probabilities : ndarray of float64, shape (n, n_classes)
-            Adjusted.
+        probabilities : ndarray of float64, shape (n, k)
+            Adjusted; of a regression, the numbers.
         novelty : ndarray of float64, shape (n,), optional
         counts : sequence of int, optional
             Images of each thing.
         """
         found = self._by_novelty(len(probabilities), novelty)
-        if self.options.coverage is not None:
+        if self.errors is not None:
+            found = self._with_intervals(found, probabilities, of_things=counts is not None)
+        elif self.options.coverage is not None:
             threshold = self.threshold(of_things=counts is not None)
             members = label_sets(probabilities, threshold)
             order = np.argsort(-probabilities, axis=1, kind="stable")
@@ -243,16 +298,15 @@ class Verdicts:
             for value in novelty.tolist()
         ]
 
-    def of_numbers(self, values: Values, *, novelty: Values | None = None) -> list[Verdict]:
-        """Answer for images of a regression, or of several labels, by what is said (n, n_targets)."""
-        found = self._by_novelty(len(values), novelty)
-        if self.errors is None or self.options.coverage is None:
-            return found
-        half = self.errors.half_widths(self.options.coverage)
+    def _with_intervals(self, found: list[Verdict], values: Values, *, of_things: bool) -> list[Verdict]:
+        """Add intervals around numbers (n, n_targets) to what was found."""
+        errors, coverage = self.errors_of(of_things=of_things), self.options.coverage
+        assert coverage is not None, "coverage was asked for"
+        half = errors.half_widths(coverage)
         ends = [
             {
                 name: (float(value - width), float(value + width)) if np.isfinite(width) else (None, None)
-                for name, value, width in zip(self.errors.names, row, half, strict=True)
+                for name, value, width in zip(errors.names, row, half, strict=True)
             }
             for row in values
         ]
@@ -267,7 +321,7 @@ def task_in(record: RunRecord) -> str:
 
 def is_answered_by_things(record: RunRecord) -> bool:
     """Tell whether a run gives one answer for all images of a thing."""
-    return bool(record.options.get("answer_by")) and task_in(record) == CLASSIFICATION
+    return bool(record.options.get("answer_by"))
 
 
 def is_measured(record: RunRecord, folder: Path, options: AnswerOptions) -> bool:
@@ -304,9 +358,12 @@ def _without_left_out(record: RunRecord, folder: Path) -> str:
 def _refuse_other_tasks(record: RunRecord, folder: Path, options: AnswerOptions) -> None:
     """Refuse what is told of one class an image only."""
     task = task_in(record)
+    if options.answer_from is not None:
+        check_way(options.answer_from, task)
     if task == CLASSIFICATION:
         return
-    told = {"novelty", "abstain_above", *(["coverage"] if task == REGRESSION else [])}
+    told = {"novelty", "abstain_above", "answer_by", "answer_from"}
+    told |= {"coverage"} if task == REGRESSION else set()
     asked = [name for name, value in vars(options).items() if value and name not in told]
     if asked:
         raise InputError(

@@ -13,11 +13,10 @@ from toptune.options import choices
 from toptune.text import counted
 from toptune.train.answers.options import AnswerOptions
 from toptune.train.answers.things import FEATURES, Things
-from toptune.train.tasks.names import CLASSIFICATION
-from toptune.train.verdicts.verdicts import Verdict, Verdicts, task_in
+from toptune.train.verdicts.verdicts import Verdict, Verdicts
 from toptune.workflows.predict.images import FoundImage, ImageLike, ListedImage, as_several, find_images
 from toptune.workflows.predict.predictions import Answers, Prediction
-from toptune.workflows.predict.windows import Network, Window, plain_predictions, windows
+from toptune.workflows.predict.windows import Network, Window, named_predictions, windows, with_failed
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ class Asked:
         if by is not None:
             return thing_keys(images, by)
         trained_by = self.verdicts.answer_by
-        if trained_by is None or task_in(self.network.record.record) != CLASSIFICATION:
+        if trained_by is None:
             return None
         try:
             return thing_keys(images, trained_by)
@@ -97,33 +96,12 @@ class Asked:
             return None
 
     def _of_images(self, answers: Answers, names: Sequence[str]) -> list[Prediction]:
-        if task_in(self.network.record.record) != CLASSIFICATION:
-            return self._of_other_task(answers, names)
-        failed = {row: Prediction(path=names[row], error=reason) for row, reason in answers.failed.items()}
-        probabilities = self.verdicts.adjusted(answers.probabilities)
-        verdicts = self.verdicts.of_rows(probabilities, novelty=answers.novelty)
-        rows = zip(answers.rows.tolist(), probabilities, verdicts, strict=True)
-        found = failed | {row: self._prediction(names[row], *said) for row, *said in rows}
-        return [found[row] for row in sorted(found)]
-
-    def _of_other_task(self, answers: Answers, names: Sequence[str]) -> list[Prediction]:
-        """Answer by several labels or by numbers, which prior, sets and trees have no part in."""
-        predictions = plain_predictions(self.network, answers, names)
-        verdicts = iter(self.verdicts.of_numbers(answers.probabilities, novelty=answers.novelty))
-        told = []
-        for each in predictions:
-            verdict = next(verdicts) if each.error is None else None
-            gone = verdict is not None and verdict.abstained
-            told.append(
-                replace(
-                    each,
-                    verdict=verdict,
-                    label=None if gone else each.label,
-                    confidence=None if gone else each.confidence,
-                    labels=None if gone else each.labels,
-                )
-            )
-        return told
+        values = self.verdicts.adjusted(answers.probabilities)
+        verdicts = self.verdicts.of_rows(values, novelty=answers.novelty)
+        named = named_predictions(
+            [names[row] for row in answers.rows.tolist()], values, self.network.record.form
+        )
+        return with_failed(answers, names, list(map(_judged, named, verdicts)))
 
     def _of_things(self, batches: Sequence[Window], keys: Sequence[str]) -> list[Prediction]:
         """Answer for each thing by those of its images that could be used."""
@@ -139,34 +117,28 @@ class Asked:
         things = Things.of([keys[row] for row in good])
         counts = things.counts.tolist()
         novelty = _joined([answers.novelty for answers in parts])
-        probabilities = self._probabilities(things, parts)
+        values = self._values(things, parts)
         verdicts = self.verdicts.of_rows(
-            probabilities, novelty=None if novelty is None else things.means(novelty), counts=counts
+            values, novelty=None if novelty is None else things.means(novelty), counts=counts
         )
-        told = zip(things.names, probabilities, verdicts, strict=True)
-        return [*(self._prediction(*each) for each in told), *failed]
+        form = self.verdicts.thing_form(self.network.record.form)
+        return [*map(_judged, named_predictions(things.names, values, form), verdicts), *failed]
 
-    def _probabilities(self, things: Things, parts: Sequence[Answers]) -> Values:
-        """Return the probabilities (n_things, n_classes) of things, for the frequencies that were given."""
-        way = self.verdicts.answer_from
-        if way != FEATURES:
+    def _values(self, things: Things, parts: Sequence[Answers]) -> Values:
+        """Return what is said of things (n_things, k), for the frequencies that were given."""
+        if self.verdicts.answer_from != FEATURES:
             adjusted = [self.verdicts.adjusted(answers.probabilities) for answers in parts]
-            return things.probabilities(np.concatenate(adjusted), way=way)
+            return self.verdicts.answers_of(things, np.concatenate(adjusted), self.network.record.form)
         of_heads = zip(*(answers.features for answers in parts if answers.features is not None), strict=True)
         means = [things.means(np.concatenate(features)).astype(np.float32) for features in of_heads]
         return self.verdicts.adjusted(self.network.of_means(means))
 
-    def _prediction(self, name: str, probabilities: Values, verdict: Verdict) -> Prediction:
-        classes = self.verdicts.classes
-        best = int(probabilities.argmax())
-        found = Prediction(
-            path=name,
-            label=classes[best],
-            confidence=float(probabilities[best]),
-            probabilities=dict(zip(classes, probabilities.tolist(), strict=True)),
-            verdict=verdict,
-        )
-        return replace(found, label=None, confidence=None) if verdict.abstained else found
+
+def _judged(prediction: Prediction, verdict: Verdict) -> Prediction:
+    """Add what was asked, and take the answer out where it is withheld."""
+    if not verdict.abstained:
+        return replace(prediction, verdict=verdict)
+    return replace(prediction, verdict=verdict, label=None, confidence=None, labels=None)
 
 
 def thing_keys(images: Sequence[tuple[str, FoundImage]], by: str) -> list[str]:

@@ -18,6 +18,7 @@ from toptune.store.files.json_values import json_ready
 from toptune.train.answers.novelty import Novelty
 from toptune.train.answers.options import AnswerOptions
 from toptune.train.answers.things import FEATURES, Things
+from toptune.train.figures.label_figures import LabelAnswers
 from toptune.train.figures.number_figures import NumberAnswers
 from toptune.train.figures.tables import Tables
 from toptune.train.fusion.evaluation import FoundRows, find_rows
@@ -27,7 +28,7 @@ from toptune.train.runs.evaluation import any_rows
 from toptune.train.runs.run import Run
 from toptune.train.tasks.names import CLASSIFICATION
 from toptune.train.verdicts.detection import MOST_TRAINING_ROWS, Side, detection_figures
-from toptune.train.verdicts.figures import Measured, interval_figures, novelty_figures
+from toptune.train.verdicts.figures import Measured, target_figures
 from toptune.train.verdicts.nearness import novelty_of, novelty_of_rows
 from toptune.train.verdicts.verdicts import Verdicts, is_measured, task_in
 from toptune.workflows.predict.answering import Asked
@@ -37,6 +38,7 @@ from toptune.workflows.predict.windows import Network
 logger = logging.getLogger(__name__)
 
 Rows = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
 # Means of features are taken of so many rows at a time.
 _BLOCK_ROWS = 256
 
@@ -88,7 +90,7 @@ def score_asked(run: str | Path, where: Where, options: AnswerOptions) -> tuple[
 def _score_other_task(
     trained: Run | FusedRun, where: Where, verdicts: Verdicts, *, start: float
 ) -> tuple[dict[str, Any], Tables]:
-    """Score a run of numbers or of several labels, and measure intervals and novelty."""
+    """Score a run of numbers or of several labels, and measure what it was asked besides."""
     task, options = task_in(trained.record), verdicts.options
     if where.ood is not None:
         raise InputError(
@@ -96,23 +98,27 @@ def _score_other_task(
             "with one class an image; leave --ood out",
             option="ood",
         )
-    if trained.record.options.get("answer_by"):
-        logger.warning("no figures of things: they are measured of runs with one class an image [TT515]")
     found = find_rows(trained, store=where.store, dataset=where.dataset, split=where.split)
+    thing_of = things_of(found.manifest, verdicts, found.usable)
+    keys = None if thing_of is None else [thing_of[row] for row in found.usable.tolist()]
+    _tell(verdicts, of_things=keys is not None)
     scored = found.score()
-    added: dict[str, Any] = {}
+    novelty = of_means = None
     if options.wants_novelty:
         members = [novelty_of(head) for head in found.heads]
         novelty = novelty_of_rows(found.heads, members, found.blocks(found.usable))
-        added["novelty"] = novelty_figures(novelty, options)
-    if verdicts.errors is not None and isinstance(scored.tables, NumberAnswers):
-        added["prediction_intervals"] = interval_figures(verdicts, scored.tables)
+    if keys is not None and verdicts.answer_from == FEATURES:
+        of_means = _of_means(found, Things.of(keys))
+    assert isinstance(scored.tables, LabelAnswers | NumberAnswers), "the task is none of classes"
+    added = target_figures(
+        verdicts, scored.tables, scored.labels, trained.form, keys=keys, novelty=novelty, of_means=of_means
+    )
     metrics = found.metrics(scored, seconds=time.perf_counter() - start)
     return metrics | json_ready(added), scored.tables
 
 
-def _tell(verdicts: Verdicts) -> None:
-    for note in verdicts.notes():
+def _tell(verdicts: Verdicts, *, of_things: bool = False) -> None:
+    for note in verdicts.notes(of_things=of_things):
         logger.warning("%s [TT516]", note)
 
 
@@ -198,29 +204,62 @@ class Seen:
         if not is_measured(network.record.record, network.record.folder, options):
             return cls(network=network)
         asked = Asked.of(network, options)
-        _tell(asked.verdicts)
         things = things_of(manifest, asked.verdicts, np.array(rows, dtype=np.int64))
+        # Notes of classes are told of images, whose sets are measured beside those of things.
+        of_things = things is not None and asked.verdicts.task != CLASSIFICATION
+        _tell(asked.verdicts, of_things=of_things)
         return cls(network=asked.network, measured=Measured(verdicts=asked.verdicts, thing_of=things))
 
     def batch(self, rows: Rows, codes: Rows, answers: Answers) -> npt.NDArray[np.float64]:
         """Take what was said of rows of the manifest, and return the probabilities that are scored."""
         if self.measured is None or not len(rows):
             return answers.probabilities
-        self._novelty += [answers.novelty] if answers.novelty is not None else []
-        self._features += [answers.features] if answers.features is not None else []
+        self.keep(answers)
         return self.measured(rows, codes, answers.probabilities)
 
+    def keep(self, answers: Answers) -> None:
+        """Take what was said beside the answers of images that could be used."""
+        if len(answers.rows):
+            self._novelty += [answers.novelty] if answers.novelty is not None else []
+            self._features += [answers.features] if answers.features is not None else []
+
     def figures(self) -> dict[str, Any]:
-        """Return what is added to the metrics."""
+        """Return what is added to the metrics, of classes."""
         if self.measured is None:
             return {}
+        things = None if self.measured.thing_of is None else self.measured.things
+        novelty, of_means = self._beside(things)
+        found: dict[str, Any] = json_ready(self.measured.figures(novelty=novelty, of_means=of_means))
+        return found
+
+    def target_figures(self, rows: Sequence[int], tables: Tables, truth: Sequence[str]) -> dict[str, Any]:
+        """Return what is added to the metrics of several labels or of numbers, of these rows (n,)."""
+        if self.measured is None:
+            return {}
+        assert isinstance(tables, LabelAnswers | NumberAnswers), "the task is none of classes"
+        thing_of = self.measured.thing_of
+        keys = None if thing_of is None else [thing_of[row] for row in rows]
+        novelty, of_means = self._beside(None if keys is None else Things.of(keys))
+        found: dict[str, Any] = json_ready(
+            target_figures(
+                self.measured.verdicts,
+                tables,
+                truth,
+                self.network.record.form,
+                keys=keys,
+                novelty=novelty,
+                of_means=of_means,
+            )
+        )
+        return found
+
+    def _beside(self, things: Things | None) -> tuple[Values | None, Values | None]:
+        """Return the novelty of all rows that were seen, and what is said of means of features of things."""
         of_means = None
-        if self._features and self.measured.thing_of is not None:
+        if self._features and things is not None:
             means = [
-                self.measured.things.means(np.concatenate(each)).astype(np.float32)
+                things.means(np.concatenate(each)).astype(np.float32)
                 for each in zip(*self._features, strict=True)
             ]
             of_means = self.network.of_means(means)
-        novelty = np.concatenate(self._novelty) if self._novelty else None
-        found: dict[str, Any] = json_ready(self.measured.figures(novelty=novelty, of_means=of_means))
-        return found
+        return np.concatenate(self._novelty) if self._novelty else None, of_means

@@ -3,6 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+# Figures of things that are printed, of the tasks that have them.
+_OF_THINGS = (
+    "accuracy", "macro_f1", "mean_average_precision", "f1_micro", "subset_accuracy", "log_loss", "r2", "mae",
+    "quadratic_kappa",
+)  # fmt: skip
+
 
 def describe_asked(metrics: Mapping[str, Any]) -> Iterator[str]:
     """Yield what was measured besides the figures of all images, a line each."""
@@ -22,20 +28,17 @@ def describe_asked(metrics: Mapping[str, Any]) -> Iterator[str]:
     if novelty := metrics.get("novelty"):
         yield _novelty(novelty)
     if intervals := metrics.get("prediction_intervals"):
-        for name, each in intervals["targets"].items():
-            width = "no end" if each["half_width"] is None else f"half width {each['half_width']:.4g}"
-            yield (
-                f"intervals of {name}: coverage {each['coverage']:.4f} of {intervals['asked']:g} asked "
-                f"(standard error {intervals['standard_error']:.4f}), {width}"
-            )
+        yield from _intervals(intervals, of="")
     if things := metrics.get("things"):
-        yield (
-            f"{things['n_things']} things by {things['answer_by']!r} from {things['answer_from']}: accuracy "
-            f"{_figure(things['accuracy'])}, macro f1 {_figure(things['macro_f1'])}, log loss "
-            f"{_figure(things['log_loss'])}"
+        figures = ", ".join(
+            f"{name.replace('_', ' ')} {_figure(things[name])}" for name in _OF_THINGS if name in things
         )
+        by = f"by {things['answer_by']!r} from {things['answer_from']}"
+        yield f"{things['n_things']} things {by}: {figures}"
         if sets := things.get("label_sets"):
             yield f"sets of labels of things: {_sets(sets)}"
+        if intervals := things.get("prediction_intervals"):
+            yield from _intervals(intervals, of=" of things")
     if detection := metrics.get("detection"):
         measured = ", ".join(
             f"{name.replace('_', ' ')} {value:.4f}"
@@ -44,6 +47,15 @@ def describe_asked(metrics: Mapping[str, Any]) -> Iterator[str]:
         )
         yield f"{detection['n_outside']} images of {detection['dataset']}: AUROC {measured}"
         yield from (f"note: {note}" for note in detection["notes"])
+
+
+def _intervals(intervals: Mapping[str, Any], *, of: str) -> Iterator[str]:
+    for name, each in intervals["targets"].items():
+        width = "no end" if each["half_width"] is None else f"half width {each['half_width']:.4g}"
+        yield (
+            f"intervals of {name}{of}: coverage {each['coverage']:.4f} of {intervals['asked']:g} asked "
+            f"(standard error {intervals['standard_error']:.4f}), {width}"
+        )
 
 
 def _novelty(novelty: Mapping[str, Any]) -> str:

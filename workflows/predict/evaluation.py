@@ -304,6 +304,7 @@ def _score_images(
             few.append(Answers.of(codes, seen.batch(np.array(some, dtype=np.int64), codes, batch)))
         else:
             parts.append(batch.probabilities)
+            seen.keep(batch)
         good += some
         if progress is not None:
             progress(len(good) + len(failed), len(rows))
@@ -323,7 +324,8 @@ def _score_images(
         "n_unlabelled": manifest.n_rows - len(truth),
         "n_named_as_trained": n_trained,
     }
-    return {**figures, **counts, **seen.figures()}, tables
+    added = seen.figures() if is_class else seen.target_figures(good, tables, texts)
+    return {**figures, **counts, **added}, tables
 
 
 def _figures(

@@ -5,8 +5,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from toptune.extract.images.narrow import NarrowImages
+from toptune.train.tasks.answer_form import AnswerForm
 from toptune.train.tasks.multilabel import split_labels
 from toptune.train.tasks.names import MULTILABEL, REGRESSION
 from toptune.workflows.predict.images import FoundImage, LooseImages
@@ -55,19 +57,32 @@ def windows(
 
 def plain_predictions(network: Network, answers: Answers, names: Sequence[str]) -> list[Prediction]:
     """Name images and classes in the answers of a batch, failed images among the others."""
-    classes, form = network.record.classes, network.record.form
+    rows = answers.rows.tolist()
+    said = named_predictions([names[row] for row in rows], answers.probabilities, network.record.form)
+    return with_failed(answers, names, said)
+
+
+def with_failed(answers: Answers, names: Sequence[str], said: Sequence[Prediction]) -> list[Prediction]:
+    """Put the images of a batch that failed among the predictions of the others."""
     found = {row: Prediction(path=names[row], error=reason) for row, reason in answers.failed.items()}
-    told = form.texts(answers.probabilities), form.confidence(answers.probabilities)
-    for row, values, label, confidence in zip(
-        answers.rows.tolist(), answers.probabilities, *told, strict=True
-    ):
-        found[row] = Prediction(
-            path=names[row],
+    found |= dict(zip(answers.rows.tolist(), said, strict=True))
+    return [found[row] for row in sorted(found)]
+
+
+def named_predictions(
+    names: Sequence[str], values: npt.NDArray[np.float64], form: AnswerForm
+) -> list[Prediction]:
+    """Name what a run says (n, k) of images, or of things, with these names (n,)."""
+    told = form.texts(values), form.confidence(values)
+    return [
+        Prediction(
+            path=name,
             label=label,
             # Numbers have no probability.
             confidence=None if np.isnan(confidence) else float(confidence),
-            probabilities=dict(zip(classes, values.tolist(), strict=True)),
+            probabilities=dict(zip(form.names, row.tolist(), strict=True)),
             labels=tuple(split_labels(label)) if form.task == MULTILABEL else None,
-            targets=dict(zip(classes, values.tolist(), strict=True)) if form.task == REGRESSION else None,
+            targets=dict(zip(form.names, row.tolist(), strict=True)) if form.task == REGRESSION else None,
         )
-    return [found[row] for row in sorted(found)]
+        for name, row, label, confidence in zip(names, values, *told, strict=True)
+    ]

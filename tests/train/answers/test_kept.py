@@ -13,7 +13,6 @@ from toptune.train import train
 from toptune.train.answers.kept import Kept
 from toptune.train.answers.left_out import LeftOut
 from toptune.train.answers.novelty import Novelty, joint_quantiles
-from toptune.train.passes.training_rows import LeftOutScores
 
 Build = Callable[..., FeatureCache]
 
@@ -113,10 +112,3 @@ def test_a_late_fusion_keeps_what_its_heads_say_together(
     assert set(said.rows.tolist()) <= set(run.train_rows.tolist())
     # Both temperatures are fitted: what all say together is likelier than chance by far.
     assert said.likelihood.mean() > 0.5
-
-
-def test_scores_without_a_temperature_keep_nothing() -> None:
-    from toptune.train.answers.kept import kept_scores
-
-    scores = LeftOutScores(rows=np.arange(2), scores=np.zeros((2, 2), np.float32))
-    assert kept_scores(scores, None, codes=np.zeros(2, np.int64), rows=np.arange(2)) is None

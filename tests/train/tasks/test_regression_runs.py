@@ -154,18 +154,6 @@ def test_a_data_set_with_a_split_and_several_labels_may_lack_numbers(build: Buil
     assert not any("--task multilabel" in warning for warning in run.record.warnings)
 
 
-def test_images_of_a_thing_are_kept_together_and_said_to_be_answered_alone(
-    build: Build, tmp_path: Path
-) -> None:
-    made(build, size=[row // 3 for row in range(N)])
-    run = train(
-        tmp_path / "store", dataset="pets", out=tmp_path / "run", head="ridge", target="size",
-        answer_by="slide",
-    )  # fmt: skip
-    assert not {*(run.train_rows // 3).tolist()} & {*(run.test_rows // 3).tolist()}
-    assert any("answers are of images, because --task regression" in note for note in run.record.warnings)
-
-
 def test_steps_a_little_below_zero_are_zero(build: Build, tmp_path: Path) -> None:
     made(build, step=[row % 3 - 1 for row in range(N)])
     run = train(
@@ -213,7 +201,11 @@ def test_steps_a_little_below_zero_are_zero(build: Build, tmp_path: Path) -> Non
         ({"drop_missing": True}, "drop_missing has a meaning for --task regression only"),
         (
             {"target": "age", "answer_by": "slide", "answer_from": "maximum"},
-            "answer_from is 'maximum', and --task regression has no answers of things",
+            "answer_from is 'maximum' with --task regression: numbers have no probabilities",
+        ),
+        (
+            {"target": "age", "answer_by": "slide"},
+            "40 things of 40 by 'slide' with images of different targets, for instance 'slide 0' with",
         ),
         ({"target": "age", "shots": 3}, "a row has no one class; give --train-size"),
     ],

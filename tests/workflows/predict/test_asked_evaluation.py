@@ -1,6 +1,7 @@
 """`evaluate` measures sets of labels, novelty, things, trees and another data set."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,37 @@ def test_numbers_have_intervals_and_images_without_an_answer(tmp_path: Path, run
         assert each["brightness_high"] - each["brightness_low"] == pytest.approx(2 * half, abs=1e-3)
         assert (each["label"] is None) == each["abstained"] == (each["novelty"] > 0.5)
     assert 0 < sum(each["abstained"] for each in found) < len(found)
+    # Images that are read say what stored features do, of pairs of equal images too.
+    shutil.copytree(tmp_path / "photos", tmp_path / "copies")
+    pairs = [f"{line},{at}" for at, line in enumerate(bright)]
+    copies = [line.replace("/photos/", "/copies/") for line in pairs]
+    twice = [lines[0] + ",pair", *pairs, *copies]
+    (tmp_path / "twice.csv").write_text("\n".join(twice))
+    asked_of: dict[str, Any] = {"coverage": 0.8, "novelty": True}
+    images = evaluate(tmp_path / "run", data=tmp_path / "twice.csv", split="all", **asked_of)
+    stored = evaluate(tmp_path / "run", split="all", **asked_of)
+    for key in ("prediction_intervals", "novelty"):
+        assert json.dumps(images[key]).count(":") == json.dumps(stored[key]).count(":")
+    held = images["prediction_intervals"]["targets"]["brightness"]["coverage"]
+    assert held == pytest.approx(
+        stored["prediction_intervals"]["targets"]["brightness"]["coverage"], abs=0.02
+    )
+    for way in ("numbers", "features"):
+        things = evaluate(tmp_path / "run", data=tmp_path / "twice.csv", answer_by="pair", answer_from=way)
+        assert things["things"]["n_things"] == len(bright)
+        assert things["things"]["rmse"] == pytest.approx(images["rmse"], rel=1e-3)
+    by = ["--answer-by", r"([^/]+)/[^/]+$", "--answer-from", "numbers"]
+    code, out, err = run_cli("predict", tmp_path / "run", tmp_path / "twice.csv", *by, "--json")
+    assert code == 0, err
+    of_shapes = json.loads(out)["predictions"]
+    assert len(of_shapes) == len(SHAPES)
+    assert sum(each["n_images"] for each in of_shapes) == 2 * len(files)
+    truth = [np.mean([float(line.split(",")[1]) for line in bright if f"/{each['path']}/" in line])
+             for each in of_shapes]  # fmt: skip
+    assert [each["targets"]["brightness"] for each in of_shapes] == pytest.approx(truth, rel=0.1)
+    code, _, err = run_cli("predict", tmp_path / "run", tmp_path / "twice.csv", "--answer-by", "pair",
+                           "--coverage", "0.8")  # fmt: skip
+    assert code == 2
+    assert (
+        "intervals of things need left-out answers of things, and the run was trained without things" in err
+    )
