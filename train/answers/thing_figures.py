@@ -1,6 +1,7 @@
 """Figures of merit of answers for things, beside those of images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from toptune.train.answers.things import Things
 from toptune.train.figures.metrics import Answers, ClassTables, codes_of, figures_of
 from toptune.train.figures.target_answers import target_answers, target_figures
+from toptune.train.numerics.thresholds import EVEN
 from toptune.train.tasks.answer_form import AnswerForm
 from toptune.train.tasks.names import CLASSIFICATION
 
@@ -45,6 +47,13 @@ def thing_figures(
         return how | plain_figures([Answers.of(codes_of(truth, form.names), said)], form.names)
     found = target_figures(target_answers(said, truth, form))
     return how | {name: value for name, value in found.items() if name not in _LEFT}
+
+
+def thing_form(form: AnswerForm, thresholds: Mapping[str, float] | None) -> AnswerForm:
+    """Return how probabilities of things become answers, by thresholds of their labels, if there are any."""
+    if thresholds is None:
+        return form
+    return replace(form, thresholds=np.array([thresholds.get(name, EVEN) for name in form.names]))
 
 
 def plain_figures(parts: Sequence[Answers], names: Sequence[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from scipy.special import expit, logit, softmax
 
 from toptune.options import check_choice
+from toptune.store.features.blocks import ArrayBlocks, Blocks
 from toptune.train.answers.options import WAYS
 from toptune.train.rows.groups import labels_of_things
 from toptune.train.rows.options import check_way, ways_of
@@ -19,6 +20,8 @@ Codes = npt.NDArray[np.int64]
 LOGS, FEATURES, MAXIMUM, NUMBERS = WAYS
 # No probability counts as less: one image that rules a class out must not do so whatever the others say.
 _LEAST = 1e-12
+# Means of features are taken of so many rows at a time.
+_BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +57,13 @@ class Things:
         np.add.at(sums, self.codes, values)
         means: Values = sums / self.counts.reshape(-1, *[1] * (values.ndim - 1))
         return means
+
+    def means_of(self, blocks: Blocks) -> ArrayBlocks:
+        """Return the means (n_things, d) of rows of features (n, d), which are read some at a time."""
+        sums = np.zeros((len(self.names), blocks.shape[1]))
+        for rows, values in blocks.iterate(_BLOCK_ROWS):
+            np.add.at(sums, self.codes[rows], np.asarray(values, dtype=np.float64))
+        return ArrayBlocks((sums / self.counts[:, None]).astype(np.float32))
 
     def probabilities(self, of_rows: Values, *, way: str = LOGS) -> Values:
         """Return one answer a thing (n_things, n_classes) from those of its rows (n, n_classes).

@@ -110,7 +110,7 @@ class FoundRows:
             forms=[self.run.form],
             manifest=self.manifest,
             labels=self.of_heads[0].labels,
-            look=look,
+            looks=[look],
         )
         return scored
 

@@ -15,6 +15,7 @@ from toptune.store.features.blocks import Blocks
 from toptune.store.files.json_records import record_from_json, record_to_json
 from toptune.store.files.json_values import read_json
 from toptune.text import counted, repr_line
+from toptune.train.answers.described import describe_asked
 from toptune.train.answers.files import LEFT_OUT
 from toptune.train.fusion.label_pool import pooled
 from toptune.train.fusion.pool import Pool, logs_of
@@ -214,7 +215,7 @@ class FusedRun:
 
     def __str__(self) -> str:
         metrics, fusion, task = self.metrics, self.fusion, self.record.task_name
-        lines = [first_line(self.title, metrics, task=task)]
+        lines = [first_line(self.title, metrics, task=task), *describe_asked(metrics)]
         lines.append(
             f"trained on {metrics['n_train']} images, {counted(len(self.classes), noun_of_task(task))} in "
             f"{metrics['seconds']['total']:.1f} s"

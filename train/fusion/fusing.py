@@ -22,6 +22,7 @@ from toptune.train.answers.class_tree import ClassTree
 from toptune.train.answers.intervals import LeftOutErrors
 from toptune.train.answers.kept import Said
 from toptune.train.answers.left_out import LeftOut
+from toptune.train.answers.things import Things
 from toptune.train.fusion.fused_run import MEMBERS, FusedRun, noun_of
 from toptune.train.fusion.label_pool import pair_rows, pooled
 from toptune.train.fusion.pool import Pool
@@ -31,6 +32,7 @@ from toptune.train.passes.training_rows import LeftOutScores
 from toptune.train.rows.chosen_rows import ChosenRows
 from toptune.train.rows.folds import Folds
 from toptune.train.rows.inputs import row_weights
+from toptune.train.runs.beside import Beside
 from toptune.train.runs.left_out import with_thing_thresholds
 from toptune.train.runs.options import LATE
 from toptune.train.runs.record import (
@@ -227,17 +229,28 @@ def score_together_with(
     manifest: Manifest,
     rows: Rows,
     labels: Mapping[int, str] | None = None,
+    *,
+    tree: ClassTree | None = None,
 ) -> list[Scored]:
-    """Score a fused run and each of its members on rows of the manifest; the first is the fused run's."""
+    """Score a fused run and each of its members on rows of the manifest; the first is the fused run's.
+
+    Only the fused run has figures of things, and of the levels of a tree of its classes.
+    """
 
     def answer(some: Rows) -> list[npt.NDArray[np.float64]]:
         of_members = [member.run.predict_blocks(member.blocks(some))[1] for member in members]
         return [run.fuse(of_members), *of_members]
 
-    return score_together(
+    beside = Beside.of(run.record, run.form, manifest, rows, tree)
+    scored, *others = score_together(
         answer, rows, forms=[run.form, *(member.run.form for member in members)], manifest=manifest,
-        labels=labels,
+        labels=labels, looks=[None if beside is None else beside.gathered],
     )  # fmt: skip
+
+    def of_means(things: Things) -> npt.NDArray[np.float64]:
+        return run.predict_blocks([things.means_of(member.blocks(rows)) for member in members])[1]
+
+    return [scored if beside is None else beside.added_to(scored, of_means), *others]
 
 
 def write_fused(

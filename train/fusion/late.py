@@ -112,7 +112,7 @@ def train_late(
         run, kept, said = fused_run(path, members, training)
         run = replace(run, record=replace(run.record, best=best))
     with phases("test"), scoring_room(options):
-        scored = score_together_with(run, kept, rows.manifest, rows.split.test)
+        scored = score_together_with(run, kept, rows.manifest, rows.split.test, tree=fitted[0].kept.tree)
     return write_fused(
         run, kept, scored, rows.manifest, phases, folds=rows.folds, all_members=members, said=said
     )

@@ -135,7 +135,7 @@ def _update_members(
     manifest = first.after.manifest
     said = LeftOut.read(old.folder, advice=ADVICE)
     with phases("test"):
-        scored = score_together_with(new, members, manifest, new.test_rows)
+        scored = score_together_with(new, members, manifest, new.test_rows, tree=first.kept.tree)
     return write_fused(
         new, members, scored, manifest, phases, folds=first.folds, all_members=members,
         said=said and said.changed(first.labeled), forgotten=first.forgotten,

@@ -22,6 +22,7 @@ from toptune.store.files.json_records import record_from_json, record_to_json
 from toptune.store.files.json_values import read_json
 from toptune.store.files.reading import read_linked
 from toptune.text import counted, repr_line
+from toptune.train.answers.described import describe_asked
 from toptune.train.answers.files import LEFT_OUT, NOVELTY
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks, Preprocessing
 from toptune.train.rows.decisions import Decisions
@@ -212,6 +213,7 @@ class Run:
 
         metrics, saves, lines = self.metrics, self.saves, []
         lines.append(first_line(self.head.name, metrics, task=self.record.task_name))
+        lines += describe_asked(metrics)
         lines.append(
             f"trained on {metrics['n_train']} images, {saves.n_columns_trained_on} features, "
             f"{counted(len(self.classes), noun_of_task(self.record.task_name))} in "

@@ -11,9 +11,12 @@ from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.text import counted, named
+from toptune.train.answers.class_tree import ClassTree
+from toptune.train.answers.things import Things
 from toptune.train.figures.metrics import Answers, ClassTables, codes_of, figures_of
 from toptune.train.figures.tables import Tables
 from toptune.train.figures.target_answers import target_answers, target_figures
+from toptune.train.runs.beside import Beside
 from toptune.train.runs.run import Run
 from toptune.train.tasks.answer_form import AnswerForm
 from toptune.train.tasks.choice import task_of
@@ -56,9 +59,14 @@ class Scored:
 
 
 def score(
-    run: Run, cache: StoredFeatures, rows: npt.NDArray[np.int64], labels: Mapping[int, str] | None = None
+    run: Run,
+    cache: StoredFeatures,
+    rows: npt.NDArray[np.int64],
+    labels: Mapping[int, str] | None = None,
+    *,
+    tree: ClassTree | None = None,
 ) -> Scored:
-    """Score a run on labeled rows of stored features.
+    """Score a run on labeled rows of stored features, and the things that they show.
 
     Parameters
     ----------
@@ -69,6 +77,8 @@ def score(
     labels : mapping of int to str, optional
         True class of each row; by default the manifest's labels. A run that is scored again passes the labels
         that trained the run, which the manifest may have changed since.
+    tree : ClassTree, optional
+        Of the classes, whose levels are measured.
 
     Raises
     ------
@@ -80,8 +90,16 @@ def score(
     def answer(some: Rows) -> list[Probabilities]:
         return [run.predict_blocks(cache.blocks(names, some))[1]]
 
-    (scored,) = score_together(answer, rows, forms=[run.form], manifest=cache.manifest, labels=labels)
-    return scored
+    beside = Beside.of(run.record, run.form, cache.manifest, rows, tree)
+    look = None if beside is None else beside.gathered
+    (scored,) = score_together(
+        answer, rows, forms=[run.form], manifest=cache.manifest, labels=labels, looks=[look]
+    )
+
+    def of_means(things: Things) -> Probabilities:
+        return run.predict_blocks(things.means_of(cache.blocks(names, rows)))[1]
+
+    return scored if beside is None else beside.added_to(scored, of_means)
 
 
 def score_together(
@@ -91,7 +109,7 @@ def score_together(
     forms: Sequence[AnswerForm],
     manifest: Manifest,
     labels: Mapping[int, str] | None = None,
-    look: Look | None = None,
+    looks: Sequence[Look | None] = (),
 ) -> list[Scored]:
     """Score classifiers, one of each form, on the same labeled rows.
 
@@ -106,9 +124,9 @@ def score_together(
     manifest : Manifest
     labels : mapping of int to str, optional
         As of `score`.
-    look : callable (rows, codes, probabilities) -> probabilities, optional
-        Sees what each classifier says of some rows (b,) of the classes (b,), and returns what is scored; only
-        where a row is of one class.
+    looks : sequence of callable (rows, codes, probabilities) -> probabilities, or None
+        Each sees what a classifier says of some rows (b,) of the classes (b,), and returns what is scored;
+        only where a row is of one class. Classifiers behind the last have none.
 
     Returns
     -------
@@ -137,9 +155,10 @@ def score_together(
     # So many rows are predicted at a time that the probabilities of all classes fit.
     step = max(_LEAST_ROWS, _PROBABILITY_BYTES // (8 * len(classes)))
     parts: list[list[Answers]] = [[] for _ in forms]
+    watching = [*looks, *[None] * (len(forms) - len(looks))]
     for start in range(0, len(rows), step):
         some = slice(start, start + step)
-        for of_one, probabilities in zip(parts, answer(rows[some]), strict=True):
+        for of_one, probabilities, look in zip(parts, answer(rows[some]), watching, strict=True):
             seen = probabilities if look is None else look(rows[some], codes[some], probabilities)
             of_one.append(Answers.of(codes[some], seen))
     return [_scored(Answers.joined(of_one), rows, truth=truth, classes=classes) for of_one in parts]

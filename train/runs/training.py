@@ -277,7 +277,7 @@ def train_on(
         fitted = fit_prepared(prepared, preprocessing, rows, path=path, store=store)
         fitted = replace(fitted, run=replace(fitted.run, record=replace(fitted.run.record, best=best)))
     with phases("test"), scoring_room(options):
-        scored = score(fitted.run, features, rows.split.test)
+        scored = score(fitted.run, features, rows.split.test, tree=fitted.kept.tree)
     counts = {
         "n_train": len(rows.split.train), "n_test": len(rows.split.test), "n_skipped": rows.n_skipped,
     }  # fmt: skip

@@ -166,7 +166,7 @@ def update_head_run(
     new = updated.run
     with phases("test"):
         # The head has changed, so that all test images are scored again and not only the new ones.
-        scored = score(new, updated.after, new.test_rows)
+        scored = score(new, updated.after, new.test_rows, tree=updated.kept.tree)
     metrics = (
         scored.metrics
         | scored.tables.files

@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from toptune.train.answers.class_tree import ClassTree
 from toptune.train.answers.conformal import label_sets
+from toptune.train.answers.gathered import Gathered
 from toptune.train.answers.options import AnswerOptions
-from toptune.train.answers.thing_figures import plain_figures, thing_figures
+from toptune.train.answers.thing_figures import thing_figures
 from toptune.train.answers.things import FEATURES, Things
 from toptune.train.figures.label_figures import LabelAnswers
-from toptune.train.figures.metrics import Answers
 from toptune.train.figures.number_figures import NumberAnswers
 from toptune.train.figures.target_answers import target_answers
 from toptune.train.tasks.answer_form import AnswerForm
@@ -193,12 +193,11 @@ class Measured:
     thing_of: Mapping[int, str] | None = None
     _holds: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     _sizes: list[Rows] = field(default_factory=list)
-    _levels: list[list[Answers]] = field(default_factory=list)
     _backed: list[tuple[str | None, int]] = field(default_factory=list)
-    _rows: list[int] = field(default_factory=list)
-    _codes: list[Rows] = field(default_factory=list)
-    _kept: list[Values] = field(default_factory=list)
     _right: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._gathered = Gathered(tree=self.verdicts.tree, thing_of=self.thing_of)
 
     def __call__(self, rows: Rows, codes: Rows, probabilities: Values) -> Values:
         """Take what was said of some rows of the manifest (n,), and return what it is after the prior."""
@@ -208,23 +207,11 @@ class Measured:
             members = label_sets(adjusted, verdicts.threshold())
             self._holds.append(members[np.arange(len(codes)), codes])
             self._sizes.append(members.sum(axis=1))
-        if verdicts.tree is not None:
-            self._see_tree(verdicts.tree, codes, adjusted)
-        if self.thing_of is not None:
-            self._kept.append(adjusted)
-        self._rows += rows.tolist()
-        self._codes.append(codes)
-        self._right.append(adjusted.argmax(axis=1) == codes)
-        return adjusted
-
-    def _see_tree(self, tree: ClassTree, codes: Rows, probabilities: Values) -> None:
-        levels = tree.levels
-        self._levels = self._levels or [[] for _ in levels]
-        for level, parts in zip(levels, self._levels, strict=True):
-            parts.append(Answers.of(level.codes[codes], level.sums(probabilities)))
-        if self.verdicts.options.back_off is not None:
-            said = tree.back_off(probabilities, self.verdicts.options.back_off)
+        if verdicts.tree is not None and options.back_off is not None:
+            said = verdicts.tree.back_off(adjusted, options.back_off)
             self._backed += [(name, code) for (name, _), code in zip(said, codes.tolist(), strict=True)]
+        self._right.append(adjusted.argmax(axis=1) == codes)
+        return self._gathered(rows, codes, adjusted)
 
     def figures(self, *, novelty: Values | None = None, of_means: Values | None = None) -> dict[str, Any]:
         """Return the keys that are added to the metrics, as JSON values.
@@ -242,10 +229,7 @@ class Measured:
             holds, sizes = np.concatenate(self._holds), np.concatenate(self._sizes)
             found["label_sets"] = set_figures(verdicts, holds, sizes, of_things=False)
         if verdicts.tree is not None:
-            found["levels"] = [
-                {"level": level.depth, "n_classes": len(level.names)} | plain_figures(parts, level.names)
-                for level, parts in zip(verdicts.tree.levels, self._levels, strict=True)
-            ]
+            found["levels"] = self._gathered.levels()
             if verdicts.options.back_off is not None:
                 found["back_off"] = self._back_off(verdicts.tree, verdicts.options.back_off)
         if novelty is not None:
@@ -257,15 +241,14 @@ class Measured:
     @property
     def things(self) -> Things:
         """The things of the rows that were seen."""
-        assert self.thing_of is not None, "things are measured"
-        return Things.of([self.thing_of[row] for row in self._rows])
+        return self._gathered.things
 
     def _things(self, of_means: Values | None) -> dict[str, Any]:
         verdicts, things = self.verdicts, self.things
-        codes = np.concatenate(self._codes)
+        codes, of_rows = self._gathered.codes, self._gathered.probabilities
         form = AnswerForm(task=verdicts.task, names=verdicts.classes)
         truth = [verdicts.classes[code] for code in codes.tolist()]
-        found, said = answered(verdicts, things, np.concatenate(self._kept), truth, form, of_means=of_means)
+        found, said = answered(verdicts, things, of_rows, truth, form, of_means=of_means)
         if verdicts.options.coverage is not None:
             members = label_sets(said, verdicts.threshold(of_things=True))
             first = np.unique(things.codes, return_index=True)[1]

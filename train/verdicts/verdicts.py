@@ -18,9 +18,9 @@ from toptune.train.answers.intervals import LeftOutErrors
 from toptune.train.answers.left_out import LeftOut
 from toptune.train.answers.options import AnswerOptions
 from toptune.train.answers.prior import read_prior, trained_prior, with_prior
+from toptune.train.answers.thing_figures import thing_form
 from toptune.train.answers.things import FEATURES, Things
 from toptune.train.heads.kinds import KINDS, is_cross_validated
-from toptune.train.numerics.thresholds import EVEN
 from toptune.train.rows.options import check_way, ways_of
 from toptune.train.runs.record import RunRecord
 from toptune.train.tasks.answer_form import AnswerForm
@@ -221,10 +221,7 @@ class Verdicts:
 
     def thing_form(self, form: AnswerForm) -> AnswerForm:
         """Return how probabilities of things become answers: by the thresholds of labels of things."""
-        if not self.has_thing_thresholds:
-            return form
-        chosen = self.thing_thresholds or {}
-        return replace(form, thresholds=np.array([chosen.get(name, EVEN) for name in self.classes]))
+        return thing_form(form, self.thing_thresholds if self.has_thing_thresholds else None)
 
     def answers_of(self, things: Things, values: Values, form: AnswerForm) -> Values:
         """Return one answer a thing (n_things, k) from what was said of its images (n, k), adjusted."""

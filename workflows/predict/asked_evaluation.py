@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest
-from toptune.store.features.blocks import ArrayBlocks
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.files.json_values import json_ready
 from toptune.train.answers.novelty import Novelty
@@ -39,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 Rows = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
-# Means of features are taken of so many rows at a time.
-_BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,13 +142,7 @@ def things_of(manifest: Manifest, verdicts: Verdicts, rows: Rows) -> dict[int, s
 
 def _of_means(found: FoundRows, things: Things) -> npt.NDArray[np.float64]:
     """Return what the run says of each thing by the mean of the features of its images."""
-    means = []
-    for blocks in found.blocks(found.usable):
-        sums = np.zeros((len(things.names), blocks.shape[1]))
-        for rows, values in blocks.iterate(_BLOCK_ROWS):
-            np.add.at(sums, things.codes[rows], np.asarray(values, dtype=np.float64))
-        means.append(ArrayBlocks((sums / things.counts[:, None]).astype(np.float32)))
-    return found.probabilities(means)
+    return found.probabilities([things.means_of(blocks) for blocks in found.blocks(found.usable)])
 
 
 def _detection(found: FoundRows, members: Sequence[Novelty], where: Where) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from toptune.machine.devices import AUTO, check_device_name
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.text import counted, named
+from toptune.train.answers.described import describe_asked
 from toptune.train.answers.options import AnswerArguments, AnswerOptions
 from toptune.train.figures.metrics import Answers, ClassTables, codes_of, figures_of
 from toptune.train.figures.tables import Tables
@@ -29,7 +30,6 @@ from toptune.train.tasks.choice import TASKS, task_of
 from toptune.train.tasks.names import CLASSIFICATION
 from toptune.train.verdicts.verdicts import is_measured
 from toptune.workflows.predict.classifier import Classifier
-from toptune.workflows.predict.described import describe_asked
 from toptune.workflows.predict.images import ChosenImages
 from toptune.workflows.predict.moved import Place
 

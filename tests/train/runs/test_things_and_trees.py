@@ -9,7 +9,7 @@ import pytest
 
 from toptune.errors import InputError
 from toptune.store import FeatureCache, FeatureStore
-from toptune.train import load_run, train
+from toptune.train import load_run, train, update_run
 from toptune.train.answers.class_tree import ClassTree
 from toptune.train.answers.left_out import LeftOut
 from toptune.workflows import evaluate
@@ -43,12 +43,26 @@ def test_images_of_a_thing_stay_together_and_are_answered_together(store: Path, 
     found = evaluate(run.folder, coverage=0.8)
     things = found["things"]
     assert things["n_things"] == len(test_things)
+    # The training measures the same, and says it.
+    own = load_run(run.folder).metrics["things"]
+    assert own == {name: value for name, value in things.items() if name != "label_sets"}
+    assert f"{len(test_things)} things by 'slide' from log-probabilities: accuracy" in str(run)
     # Three images of a thing know more than one.
     assert things["log_loss"] < found["log_loss"]
     assert things["label_sets"]["n_left_out"] == len(train_things)
     with pytest.raises(InputError, match=r"was trained with answers from log-probabilities"):
         evaluate(run.folder, coverage=0.8, answer_from="maximum")
     assert evaluate(run.folder, answer_from="features")["things"]["accuracy"] > 0.8
+
+
+def test_trainings_measure_things_by_means_of_features_and_updates_again(store: Path, tmp_path: Path) -> None:
+    run = train(store, out=tmp_path / "run", **options(answer_by="slide", answer_from="features"))
+    assert run.metrics["things"] == evaluate(run.folder)["things"]
+    old = FeatureStore.open(store).features("tiny.demo", "pets").manifest
+    gone = [old.ids[row] for row in run.train_rows[:3]]
+    newer = update_run(run.folder, out=tmp_path / "newer", forget=gone)
+    assert newer.metrics["things"]["n_things"] == run.metrics["things"]["n_things"]
+    assert newer.metrics["things"]["log_loss"] == evaluate(newer.folder)["things"]["log_loss"]
 
 
 def test_several_models_answer_for_things_and_trees(
@@ -63,6 +77,8 @@ def test_several_models_answer_for_things_and_trees(
     )  # fmt: skip
     found = evaluate(run.folder, coverage=0.8, novelty=True)
     assert found["things"]["accuracy"] == pytest.approx(found["accuracy"])
+    assert run.metrics["things"]["log_loss"] == pytest.approx(found["things"]["log_loss"])
+    assert run.metrics["levels"] == found["levels"]
     assert found["things"]["label_sets"]["coverage"] == pytest.approx(found["label_sets"]["coverage"])
     assert [level["accuracy"] for level in found["levels"]] == [1, pytest.approx(found["accuracy"])]
     assert 0.2 < found["novelty"]["mean"] < 0.8
@@ -79,6 +95,8 @@ def test_a_tree_of_columns_or_of_a_file_is_kept_in_the_run(build: Build, tmp_pat
     assert [level["n_classes"] for level in found["levels"]] == [2, 3]
     assert found["levels"][0]["accuracy"] >= found["accuracy"]
     assert found["levels"][1]["accuracy"] == pytest.approx(found["accuracy"])
+    assert run.metrics["levels"] == found["levels"]
+    assert "level 0 (2 classes): accuracy" in str(run)
     # The tree of the run is measured without being asked.
     assert evaluate(run.folder)["levels"] == found["levels"]
     assert found["back_off"]["accuracy"] >= found["accuracy"]

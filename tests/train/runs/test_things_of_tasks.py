@@ -12,6 +12,7 @@ from scipy.special import expit, logit
 from toptune.errors import InputError
 from toptune.store import FeatureCache
 from toptune.train import train
+from toptune.train.answers.described import describe_asked
 from toptune.train.answers.kept import Said
 from toptune.train.answers.left_out import LeftOut
 from toptune.train.answers.options import AnswerOptions
@@ -19,7 +20,6 @@ from toptune.train.answers.things import Things
 from toptune.train.numerics.thresholds import ThresholdRule
 from toptune.train.verdicts.verdicts import Verdicts
 from toptune.workflows import evaluate
-from toptune.workflows.predict.described import describe_asked
 
 Build = Callable[..., FeatureCache]
 N, OF_ONE = 240, 3
@@ -63,6 +63,9 @@ def test_the_numbers_of_a_thing_are_the_mean_of_its_images(numbers: Path, tmp_pa
     run = train(numbers, out=tmp_path / "run", **options(target="age"))
     found = evaluate(run.folder, coverage=0.8)
     things = found["things"]
+    assert run.metrics["things"] == {
+        name: value for name, value in things.items() if name != "prediction_intervals"
+    }
     assert (things["answer_from"], things["n_things"]) == ("numbers", len(run.test_rows) // OF_ONE)
     # Three images know more than one, and their intervals are narrower.
     assert things["rmse"] < found["rmse"]
@@ -102,6 +105,7 @@ def test_the_labels_of_a_thing_apply_from_its_own_thresholds(
     assert list(thresholds.values()) != run.form.thresholds.tolist()
     found = evaluate(run.folder)
     things = found["things"]
+    assert run.metrics["things"] == things
     assert things["n_things"] == len(run.test_rows) // OF_ONE
     assert things["mean_average_precision"] > found["mean_average_precision"]
     assert "per_label" not in things

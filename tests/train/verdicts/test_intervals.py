@@ -9,9 +9,9 @@ import pytest
 from toptune.errors import CorruptError, InputError
 from toptune.store import FeatureCache
 from toptune.train import train
+from toptune.train.answers.described import describe_asked
 from toptune.train.answers.intervals import LeftOutErrors
 from toptune.workflows import evaluate
-from toptune.workflows.predict.described import describe_asked
 
 Build = Callable[..., FeatureCache]
 N = 600
