@@ -12,8 +12,8 @@ ANSWERS = together(
     click.option(
         "--coverage",
         type=float,
-        help="Give a set of labels for each image that holds the true one with this probability, "
-        "such as 0.95.",
+        help="Give a set of labels for each image that holds the true one with this probability, such as "
+        "0.95; of several labels this share of the true ones, and of numbers an interval.",
     ),
     click.option(
         "--novelty",

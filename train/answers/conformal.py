@@ -6,6 +6,9 @@ scores of the true classes of rows that the fits had left out: the ``ceil((n + 1
 "Conformal prediction: a gentle introduction", sec. 1). A set holds every class whose probability reaches the
 threshold. Left-out scores of all folds are pooled, and sets are those of the fit to all rows: the
 guarantee of a separate calibration set holds approximately, as for the jackknife.
+
+Where several labels apply, a set is to hold a stated share of them on average: conformal risk control of the
+share that is missed (Angelopoulos et al. 2022, arXiv 2208.02814, eq. 4 and sec. 3.1).
 """
 
 import math
@@ -75,6 +78,53 @@ def threshold_of(likelihood: Values, coverage: float) -> float:
     if rank > len(likelihood):
         return 0.0
     return float(np.sort(likelihood)[len(likelihood) - rank])
+
+
+def share_threshold_of(rows: npt.NDArray[np.int64], likelihood: Values, coverage: float) -> float:
+    """Return the probability that a label needs to be in a set that is to hold a share of the true labels.
+
+    It is the largest one with ``(sum of shares that n left-out rows miss + 1) / (n + 1) <= 1 - coverage``.
+    Where every row has one label, it is that of `threshold_of`.
+
+    Parameters
+    ----------
+    rows : ndarray of int64, shape (m,)
+        Row of each pair of a left-out row and a label that applies to it; n are different.
+    likelihood : ndarray of float64, shape (m,)
+        Left-out probability of the label.
+    coverage : float
+        Above 0 and below 1: the share of its true labels that a set holds on average.
+
+    Returns
+    -------
+    float
+        0 if n is too small for the coverage: every label is in every set then.
+
+    Raises
+    ------
+    InputError
+        If the coverage is not between 0 and 1.
+
+    Examples
+    --------
+    Nine rows, the first of which has two labels; half of a label and one label may be missed:
+
+    >>> rows = np.array([0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
+    >>> likelihood = np.array([0.1, 0.9, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    >>> share_threshold_of(rows, likelihood, 0.75)
+    0.3
+    """
+    _, codes, counts = np.unique(rows, return_inverse=True, return_counts=True)
+    n = len(counts)
+    # As a decimal number, because 0.95 * 20 must be 19 and no more.
+    room = float(n - Decimal(str(check_coverage(coverage))) * (n + 1))
+    if room < 0:
+        return 0.0
+    order = np.argsort(likelihood)
+    found, first = np.unique(likelihood[order], return_index=True)
+    missed = np.append(0.0, np.cumsum(1 / counts[codes[order]]))[first]
+    # Sums of thirds are a little off.
+    return float(found[np.searchsorted(missed, room + 1e-9, side="right") - 1])
 
 
 def label_sets(probabilities: Values, threshold: float) -> npt.NDArray[np.bool_]:

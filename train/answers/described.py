@@ -70,6 +70,8 @@ def _novelty(novelty: Mapping[str, Any]) -> str:
 
 def _sets(sets: Mapping[str, Any]) -> str:
     empty = f", {sets['n_empty']} empty" if sets["n_empty"] else ""
+    if "contain_all" in sets:
+        empty += f"; {sets['contain_all']:.4f} hold all that apply"
     return (
         f"coverage {sets['coverage']:.4f} of {sets['asked']:g} asked (standard error "
         f"{sets['standard_error']:.4f}), {sets['mean_size']:.2f} labels on average{empty}"

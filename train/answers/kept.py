@@ -108,7 +108,7 @@ class Said:
     way: str = LOGS
 
     def kept(self) -> LeftOut | LeftOutErrors | None:
-        """Return what a run keeps of it; None where rows have several labels."""
+        """Return what a run keeps of it; None where no label applies to any row."""
         of_things = self._of_things()
         things = None if of_things is None else self.things
         if self.task == REGRESSION:
@@ -119,13 +119,18 @@ class Said:
                 things=things,
                 thing_errors=None if of_things is None else np.abs(of_things - self.truth),
             )
+        # Pairs of a row and what is true of it: its class, or each label that applies.
         if self.task == MULTILABEL:
+            of_rows, codes = np.nonzero(self.truth == 1)
+        else:
+            of_rows, codes = np.arange(len(self.rows)), self.truth.astype(np.int64)
+        at = of_rows, codes
+        if not len(of_rows):
             return None
-        at = np.arange(len(self.rows)), self.truth.astype(np.int64)
         return LeftOut(
-            rows=self.rows,
+            rows=self.rows[of_rows],
             likelihood=self.values[at],
-            things=things,
+            things=None if things is None else [things[row] for row in of_rows.tolist()],
             thing_likelihood=None if of_things is None else of_things[at],
         )
 

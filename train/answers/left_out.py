@@ -1,4 +1,4 @@
-"""`LeftOut`: how likely fits held the classes of training rows that they had left out, as a run keeps it.
+"""`LeftOut`: how likely fits held the truth of training rows that they had left out, as a run keeps it.
 
 A run keeps one number a row, from which sets of labels of any coverage follow (`conformal`). The scores of
 all classes would take as many times more as there are classes.
@@ -27,7 +27,9 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LeftOut:
-    """Left-out probabilities of the true classes, of all rows or of a sample.
+    """Left-out probabilities of the true classes, or labels, of all rows or of a sample.
+
+    A row of several labels is there as often as labels apply to it, and not at all where none does.
 
     Attributes
     ----------
@@ -63,12 +65,19 @@ class LeftOut:
         )
 
     @property
-    def of_things(self) -> Values | None:
-        """Left-out probability of the class of each thing; None in a run without things."""
+    def n_rows(self) -> int:
+        """Different rows."""
+        return len(np.unique(self.rows))
+
+    @property
+    def of_things(self) -> "LeftOut | None":
+        """The same with one row a thing, and what was said of the thing; None in a run without things."""
         if self.things is None or self.thing_likelihood is None:
             return None
-        first = np.unique(np.array(self.things), return_index=True)[1]
-        return self.thing_likelihood[first]
+        _, first, codes = np.unique(np.array(self.things), return_index=True, return_inverse=True)
+        # All rows of a thing have its labels, and one of them stands for it.
+        stands = self.rows == self.rows[first][codes]
+        return LeftOut(rows=self.rows[stands], likelihood=self.thing_likelihood[stands])
 
     def write(self, folder: Path) -> None:
         """Write ``left_out.parquet``: columns ``row``, ``likelihood``, and of things two more."""

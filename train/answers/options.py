@@ -31,7 +31,8 @@ class AnswerOptions:
     Attributes
     ----------
     coverage : float, optional
-        Give a set of labels for each image that holds the true one with this probability.
+        Give a set of labels for each image that holds the true one with this probability; of several labels
+        this share of those that apply, on average; of numbers an interval.
     novelty : bool
         Say how far each image is from those that trained, as a share of these that are nearer.
     abstain_above : float, optional

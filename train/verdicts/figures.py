@@ -1,5 +1,6 @@
 """How well sets of labels, answers of things and classes of a tree hold on rows whose labels are known."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,20 +21,22 @@ from toptune.train.figures.target_answers import target_answers
 from toptune.train.tasks.answer_form import AnswerForm
 from toptune.train.verdicts.verdicts import Verdicts
 
+logger = logging.getLogger(__name__)
+
 Rows = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
 
 def set_figures(
-    verdicts: Verdicts, holds: npt.NDArray[np.bool_], sizes: Rows, *, of_things: bool
+    verdicts: Verdicts, holds: npt.NDArray[np.bool_] | Values, sizes: Rows, *, of_things: bool
 ) -> dict[str, Any]:
     """Measure sets of labels: how many hold the true one, and how large the sets are.
 
     Parameters
     ----------
     verdicts : Verdicts
-    holds : ndarray of bool, shape (n,)
-        Whether each set holds the true class.
+    holds : ndarray of bool or float64, shape (n,)
+        Whether each set holds the true class, or which share of the true labels it holds.
     sizes : ndarray of int64, shape (n,)
         Classes in each set.
     of_things : bool
@@ -41,9 +44,10 @@ def set_figures(
     """
     asked = verdicts.options.coverage
     assert asked is not None, "coverage was asked for"
-    n_left_out, n = len(verdicts.calibration(of_things=of_things)), len(holds)
+    n_left_out, n = verdicts.calibration(of_things=of_things).n_rows, len(holds)
+    variance = asked * (1 - asked) if holds.dtype == np.bool_ else float(holds.var())
     # Both samples are drawn: the left-out rows, of which the threshold is a quantile, and those measured on.
-    deviation = float(np.sqrt(asked * (1 - asked) * (1 / n + 1 / n_left_out)))
+    deviation = float(np.sqrt(variance * (1 / n + 1 / n_left_out)))
     return {
         "asked": asked,
         "coverage": float(holds.mean()),
@@ -54,6 +58,23 @@ def set_figures(
         "threshold": verdicts.threshold(of_things=of_things),
         "n_left_out": n_left_out,
     }
+
+
+def share_figures(verdicts: Verdicts, answers: LabelAnswers, *, of_things: bool) -> dict[str, Any]:
+    """Measure sets of several labels on rows to which some label applies; nothing if there is none.
+
+    ``coverage`` is the share of its true labels that a set holds, on average, and ``contain_all`` the share
+    of sets that hold all of them.
+    """
+    truth = answers.truth == 1
+    has = truth.any(axis=1)
+    if not has.any():
+        logger.warning("no coverage of sets: no label applies to any image that is scored [TT515]")
+        return {}
+    members = label_sets(answers.probabilities, verdicts.threshold(of_things=of_things))[has]
+    held = (members & truth[has]).sum(axis=1) / truth[has].sum(axis=1)
+    found = set_figures(verdicts, held, members.sum(axis=1), of_things=of_things)
+    return {"label_sets": found | {"contain_all": float((held == 1).mean()), "n_with_labels": int(has.sum())}}
 
 
 def novelty_figures(novelty: Values, options: AnswerOptions) -> dict[str, Any]:
@@ -166,15 +187,18 @@ def target_figures(
         found["novelty"] = novelty_figures(novelty, verdicts.options)
     if verdicts.errors is not None and isinstance(answers, NumberAnswers):
         found["prediction_intervals"] = interval_figures(verdicts, answers, of_things=False)
+    if verdicts.left_out is not None and isinstance(answers, LabelAnswers):
+        found |= share_figures(verdicts, answers, of_things=False)
     if keys is not None:
         things = Things.of(keys)
         values = answers.predicted if isinstance(answers, NumberAnswers) else answers.probabilities
         found["things"], said = answered(verdicts, things, values, truth, form, of_means=of_means)
-        if verdicts.errors is not None:
-            labels = things.labels(truth, by=str(verdicts.answer_by), task=verdicts.task)
-            together = target_answers(said, labels, form)
-            assert isinstance(together, NumberAnswers), "only numbers have intervals"
+        labels = things.labels(truth, by=str(verdicts.answer_by), task=verdicts.task)
+        together = target_answers(said, labels, verdicts.thing_form(form))
+        if verdicts.errors is not None and isinstance(together, NumberAnswers):
             found["things"]["prediction_intervals"] = interval_figures(verdicts, together, of_things=True)
+        if verdicts.left_out is not None and isinstance(together, LabelAnswers):
+            found["things"] |= share_figures(verdicts, together, of_things=True)
     return found
 
 

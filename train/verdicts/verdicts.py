@@ -12,7 +12,7 @@ import numpy.typing as npt
 from toptune.errors import InputError
 from toptune.text import counted
 from toptune.train.answers.class_tree import ClassTree
-from toptune.train.answers.conformal import label_sets, rank_of, threshold_of
+from toptune.train.answers.conformal import label_sets, rank_of, share_threshold_of, threshold_of
 from toptune.train.answers.files import ADVICE, CLASS_TREE, LEFT_OUT
 from toptune.train.answers.intervals import LeftOutErrors
 from toptune.train.answers.left_out import LeftOut
@@ -27,7 +27,7 @@ from toptune.train.tasks.answer_form import AnswerForm
 from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, MULTILABEL, REGRESSION
 
 Values = npt.NDArray[np.float64]
-_Said = TypeVar("_Said", Values, LeftOutErrors)
+_Said = TypeVar("_Said", LeftOut, LeftOutErrors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,13 +177,15 @@ class Verdicts:
         """
         assert self.left_out is not None, "coverage was asked for"
         assert self.options.coverage is not None, "coverage was asked for"
-        values = self.calibration(of_things=of_things)
-        return threshold_of(values, self.options.coverage)
+        left_out = self.calibration(of_things=of_things)
+        if self.task == MULTILABEL:
+            return share_threshold_of(left_out.rows, left_out.likelihood, self.options.coverage)
+        return threshold_of(left_out.likelihood, self.options.coverage)
 
-    def calibration(self, *, of_things: bool) -> Values:
-        """Return the left-out probabilities of the true classes; errors are those of `threshold`."""
+    def calibration(self, *, of_things: bool) -> LeftOut:
+        """Return the left-out probabilities of what is true; errors are those of `threshold`."""
         assert self.left_out is not None, "coverage was asked for"
-        return self._of_things(self.left_out.of_things) if of_things else self.left_out.likelihood
+        return self._of_things(self.left_out.of_things) if of_things else self.left_out
 
     def errors_of(self, *, of_things: bool) -> LeftOutErrors:
         """Return the left-out errors of numbers; errors are those of `threshold`."""
@@ -230,6 +232,7 @@ class Verdicts:
     def notes(self, *, of_things: bool = False) -> Iterator[str]:
         """Say what a reader of the answers should know."""
         noun = "left-out thing" if of_things else "left-out image"
+        labels = "labels" if self.task == MULTILABEL else "classes"
         if self.task == MULTILABEL and of_things and not self.has_thing_thresholds:
             yield (
                 "each label of a thing applies from the threshold that was chosen for images, because the "
@@ -243,10 +246,10 @@ class Verdicts:
                     f"coverage of {n / (n + 1):.4g}, and {self.options.coverage:g} was asked for"
                 )
         elif self.options.coverage is not None:
-            n = len(self.calibration(of_things=of_things))
+            n = self.calibration(of_things=of_things).n_rows
             if rank_of(n, self.options.coverage) > n:
                 yield (
-                    f"every set of labels holds all classes: {counted(n, noun)} of the training "
+                    f"every set of labels holds all {labels}: {counted(n, noun)} of the training "
                     f"reach a coverage of {n / (n + 1):.4g}, and {self.options.coverage:g} was asked for"
                 )
 
@@ -359,8 +362,7 @@ def _refuse_other_tasks(record: RunRecord, folder: Path, options: AnswerOptions)
         check_way(options.answer_from, task)
     if task == CLASSIFICATION:
         return
-    told = {"novelty", "abstain_above", "answer_by", "answer_from"}
-    told |= {"coverage"} if task == REGRESSION else set()
+    told = {"novelty", "abstain_above", "answer_by", "answer_from", "coverage"}
     asked = [name for name, value in vars(options).items() if value and name not in told]
     if asked:
         raise InputError(

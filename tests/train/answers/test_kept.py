@@ -71,7 +71,7 @@ def test_rows_that_leave_an_update_leave_novelty_and_left_out_rows(tmp_path: Pat
     again = LeftOut.read(tmp_path, advice="train again")
     assert again is not None
     assert again.of_things is not None
-    assert again.of_things.tolist() == [0.5, 0.6]
+    assert again.of_things.likelihood.tolist() == [0.5, 0.6]
     left = again.changed(np.array([7, 8, -1, 9]))
     assert left is not None
     assert (left.rows.tolist(), left.things) == ([7, 8], ["a", "a"])

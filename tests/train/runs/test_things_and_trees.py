@@ -39,7 +39,7 @@ def test_images_of_a_thing_stay_together_and_are_answered_together(store: Path, 
     said = LeftOut.read(run.folder, advice="train again")
     assert said is not None
     assert said.of_things is not None
-    assert len(said.of_things) == len(train_things)
+    assert said.of_things.n_rows == len(train_things)
     found = evaluate(run.folder, coverage=0.8)
     things = found["things"]
     assert things["n_things"] == len(test_things)

@@ -160,4 +160,8 @@ def test_one_answer_of_a_thing_counts_in_its_threshold() -> None:
         rows=np.arange(len(values)), things=[f"{value:.2f}" for value in values[:, 0]],
     )  # fmt: skip
     assert few.thing_thresholds(ThresholdRule("f1")) == {"x": 0.5}
-    assert isinstance(said.kept(), LeftOut | None)
+    kept = said.kept()
+    assert isinstance(kept, LeftOut)
+    assert kept.of_things is not None
+    # Each thing with the label stands there once.
+    np.testing.assert_allclose(kept.of_things.likelihood, np.linspace(0.55, 0.95, 5))
