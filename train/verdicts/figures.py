@@ -112,6 +112,16 @@ def interval_figures(verdicts: Verdicts, answers: NumberAnswers, *, of_things: b
     }
 
 
+def told_things(verdicts: Verdicts) -> bool:
+    """Tell whether sets or intervals of things are measured, and say why they are not."""
+    if verdicts.options.coverage is not None and not verdicts.covers_things:
+        logger.warning(
+            "no coverage of things: the run keeps no left-out answers of things from %s [TT515]",
+            verdicts.answer_from,
+        )
+    return verdicts.covers_things
+
+
 def answered(
     verdicts: Verdicts,
     things: Things,
@@ -195,9 +205,10 @@ def target_figures(
         found["things"], said = answered(verdicts, things, values, truth, form, of_means=of_means)
         labels = things.labels(truth, by=str(verdicts.answer_by), task=verdicts.task)
         together = target_answers(said, labels, verdicts.thing_form(form))
-        if verdicts.errors is not None and isinstance(together, NumberAnswers):
+        covers = told_things(verdicts)
+        if covers and isinstance(together, NumberAnswers):
             found["things"]["prediction_intervals"] = interval_figures(verdicts, together, of_things=True)
-        if verdicts.left_out is not None and isinstance(together, LabelAnswers):
+        if covers and isinstance(together, LabelAnswers):
             found["things"] |= share_figures(verdicts, together, of_things=True)
     return found
 
@@ -273,7 +284,7 @@ class Measured:
         form = AnswerForm(task=verdicts.task, names=verdicts.classes)
         truth = [verdicts.classes[code] for code in codes.tolist()]
         found, said = answered(verdicts, things, of_rows, truth, form, of_means=of_means)
-        if verdicts.options.coverage is not None:
+        if told_things(verdicts):
             members = label_sets(said, verdicts.threshold(of_things=True))
             first = np.unique(things.codes, return_index=True)[1]
             holds = members[np.arange(len(said)), codes[first]]

@@ -216,6 +216,25 @@ class Verdicts:
             option="coverage",
         )
 
+    def check_things(self) -> None:
+        """Refuse a coverage of things that no left-out answers calibrate; errors are those of `threshold`."""
+        if self.errors is not None:
+            self.errors_of(of_things=True)
+        elif self.left_out is not None:
+            self.calibration(of_things=True)
+
+    @property
+    def covers_things(self) -> bool:
+        """Whether sets or intervals of things are asked for and told, or refused because they cannot be.
+
+        The things of the run itself, which were not asked for, are answered without where there are none.
+        """
+        said = self.left_out if self.errors is None else self.errors
+        if said is None:
+            return False
+        is_own = self.options.answer_by is None and self.options.answer_from is None
+        return said.of_things is not None or not is_own
+
     @property
     def has_thing_thresholds(self) -> bool:
         """Whether thresholds were chosen for things that are answered as they are now."""
@@ -231,7 +250,8 @@ class Verdicts:
 
     def notes(self, *, of_things: bool = False) -> Iterator[str]:
         """Say what a reader of the answers should know."""
-        noun = "left-out thing" if of_things else "left-out image"
+        covered = of_things and self.covers_things
+        noun = "left-out thing" if covered else "left-out image"
         labels = "labels" if self.task == MULTILABEL else "classes"
         if self.task == MULTILABEL and of_things and not self.has_thing_thresholds:
             yield (
@@ -239,14 +259,14 @@ class Verdicts:
                 f"training left out no answers of things from {self.answer_from}"
             )
         if self.errors is not None and self.options.coverage is not None:
-            n = len(self.errors_of(of_things=of_things).errors)
+            n = len(self.errors_of(of_things=covered).errors)
             if rank_of(n, self.options.coverage) > n:
                 yield (
                     f"no interval has an end: {counted(n, noun)} of the training reach a "
                     f"coverage of {n / (n + 1):.4g}, and {self.options.coverage:g} was asked for"
                 )
         elif self.options.coverage is not None:
-            n = self.calibration(of_things=of_things).n_rows
+            n = self.calibration(of_things=covered).n_rows
             if rank_of(n, self.options.coverage) > n:
                 yield (
                     f"every set of labels holds all {labels}: {counted(n, noun)} of the training "

@@ -70,6 +70,9 @@ class Asked:
             )
         found = list(find_images(as_several(images)))
         keys = self._keys(found)
+        if keys is not None:
+            # Images are computed for minutes, and what cannot be told is refused before.
+            self.verdicts.check_things()
         for note in self.verdicts.notes(of_things=keys is not None):
             logger.warning("%s [TT516]", note)
         batches = windows(self.network, iter(found), batch_size=batch_size, progress=progress)

@@ -55,9 +55,16 @@ def test_images_of_a_thing_stay_together_and_are_answered_together(store: Path, 
     assert evaluate(run.folder, answer_from="features")["things"]["accuracy"] > 0.8
 
 
-def test_trainings_measure_things_by_means_of_features_and_updates_again(store: Path, tmp_path: Path) -> None:
+def test_trainings_measure_things_by_means_of_features_and_updates_again(
+    store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = train(store, out=tmp_path / "run", **options(answer_by="slide", answer_from="features"))
     assert run.metrics["things"] == evaluate(run.folder)["things"]
+    # Sets of images can be told, and those of things cannot.
+    found = evaluate(run.folder, coverage=0.8)
+    assert found["label_sets"]["asked"] == 0.8
+    assert "label_sets" not in found["things"]
+    assert "keeps no left-out answers of things from features [TT515]" in caplog.text
     old = FeatureStore.open(store).features("tiny.demo", "pets").manifest
     gone = [old.ids[row] for row in run.train_rows[:3]]
     newer = update_run(run.folder, out=tmp_path / "newer", forget=gone)
