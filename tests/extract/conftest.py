@@ -16,17 +16,20 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def save_pets(folder: Path, n: int, first: int = 0) -> Path:
+    for i in range(n):
+        file = folder / ("cat", "dog")[i % 2] / f"{i:03}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(drawn_file(first + i))
+    return folder
+
+
 @pytest.fixture
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
     """Make ``NAME/{cat,dog}/00.png ...`` with n images."""
 
     def make(n: int = 10, name: str = "pets", first: int = 0) -> Path:
-        folder = tmp_path / name
-        for i in range(n):
-            file = folder / ("cat", "dog")[i % 2] / f"{i:03}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(drawn_file(first + i))
-        return folder
+        return save_pets(tmp_path / name, n, first)
 
     return make
 
@@ -48,3 +51,19 @@ def stored(model_folder: Path, tmp_path: Path) -> Callable[..., FeatureCache]:
         return FeatureStore.open(root).cache(summary.model, summary.dataset)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hundred and fifty images, three units of 64 rows, that no test changes."""
+    return save_pets(tmp_path_factory.mktemp("images") / "pets", 150)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(pets: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+    """What one run without any stop makes of `pets`; no test changes it."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("undisturbed") / "store"
+    model = f"local-dir:{model_folder}"
+    summary = extract(pets, model=model, store=root, batch_size=4, workers=2, layers="all")
+    return FeatureStore.open(root).cache(summary.model, summary.dataset)

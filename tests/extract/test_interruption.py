@@ -3,7 +3,6 @@
 import random
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,7 @@ from toptune.extract.images.source import FileSource
 from toptune.extract.sources.opening import open_source
 from toptune.store import FeatureCache, FeatureStore, InterruptedRunError, StoreError, verify
 
-Make = Callable[..., Path]
-Stored = Callable[..., FeatureCache]
 N = 150
-
-
-@pytest.fixture
-def undisturbed(make_folder: Make, stored: Stored, tmp_path: Path) -> FeatureCache:
-    return stored(make_folder(N), store=tmp_path / "undisturbed", layers="all")
 
 
 def options(cache: FeatureCache, root: Path) -> dict[str, object]:
@@ -47,9 +39,9 @@ class Failing:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), StoreError("the disk of the images is gone")])
 def test_an_exception_in_a_reader_stops_everything(
-    undisturbed: FeatureCache, tmp_path: Path, error: BaseException
+    undisturbed: FeatureCache, pets: Path, tmp_path: Path, error: BaseException
 ) -> None:
-    source = open_source(tmp_path / "pets")
+    source = open_source(pets)
     assert isinstance(source, FileSource)
     # The sample reads rows too: a row that it does not touch.
     failing = Failing(source, 103, error)
@@ -58,12 +50,14 @@ def test_an_exception_in_a_reader_stops_everything(
         extract(failing, **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
     cache = FeatureStore.open(tmp_path / "s").caches()[0]
     assert 0 < len(cache.missing_units("last.none")) < cache.n_units
-    extract(tmp_path / "pets", **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
+    extract(pets, **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
     assert feature_bytes(cache) == feature_bytes(undisturbed)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_ctrl_c_keeps_what_is_committed(undisturbed: FeatureCache, tmp_path: Path, seed: int) -> None:
+def test_ctrl_c_keeps_what_is_committed(
+    undisturbed: FeatureCache, pets: Path, tmp_path: Path, seed: int
+) -> None:
     stop = random.Random(seed).randrange(4, N)
 
     def progress(done: int, _rows: int, _failed: int) -> None:
@@ -71,15 +65,15 @@ def test_ctrl_c_keeps_what_is_committed(undisturbed: FeatureCache, tmp_path: Pat
             raise KeyboardInterrupt
 
     with pytest.raises(InterruptedRunError, match=r"stopped with \d of 3 units stored; the same command"):
-        extract(tmp_path / "pets", progress=progress, **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
-    summary = extract(tmp_path / "pets", **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
+        extract(pets, progress=progress, **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
+    summary = extract(pets, **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
     assert summary.units_done + summary.units_already == 3
     cache = FeatureStore.open(tmp_path / "s").caches()[0]
     assert feature_bytes(cache) == feature_bytes(undisturbed)
 
 
 def test_an_error_while_writing_comes_out(
-    undisturbed: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: FeatureCache, pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise StoreError("no space left")
@@ -87,8 +81,8 @@ def test_an_error_while_writing_comes_out(
     with monkeypatch.context() as patch:
         patch.setattr(FeatureCache, "commit_unit", full)
         with pytest.raises(StoreError, match="no space left"):
-            extract(tmp_path / "pets", **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
-    extract(tmp_path / "pets", **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
+            extract(pets, **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
+    extract(pets, **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
     assert feature_bytes(FeatureStore.open(tmp_path / "s").caches()[0]) == feature_bytes(undisturbed)
 
 
@@ -103,8 +97,8 @@ extract(data, model=model, store=store, batch_size=4, layers="all", workers=2, p
 """
 
 
-def test_kill_at_random_moments(undisturbed: FeatureCache, tmp_path: Path) -> None:
-    arguments = [tmp_path / "pets", undisturbed.backbone["name"], tmp_path / "s"]
+def test_kill_at_random_moments(undisturbed: FeatureCache, pets: Path, tmp_path: Path) -> None:
+    arguments = [pets, undisturbed.backbone["name"], tmp_path / "s"]
     rng = random.Random(7)
     kills = 0
     for _ in range(3):
@@ -114,7 +108,7 @@ def test_kill_at_random_moments(undisturbed: FeatureCache, tmp_path: Path) -> No
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
     assert kills >= 1
-    summary = extract(tmp_path / "pets", **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
+    summary = extract(pets, **options(undisturbed, tmp_path / "s"))  # type: ignore[arg-type]
     cache = FeatureStore.open(tmp_path / "s").cache(summary.model, "pets")
     report = verify(cache, deep=True)
     assert not report.damaged

@@ -2,7 +2,6 @@
 
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +13,7 @@ from toptune.extract import Clocks, extract
 from toptune.machine.watch import Watch
 from toptune.store import FeatureCache, FeatureStore, InputError, InterruptedRunError, verify
 
-Make = Callable[..., Path]
-Stored = Callable[..., FeatureCache]
-N, UNITS = 150, 3  # units of 64 rows, batches of 4
+UNITS = 3
 
 SLOW = """
 import sys, time
@@ -29,11 +26,6 @@ FileSource.read = slowly
 from toptune.cli import main
 main(sys.argv[2:])
 """
-
-
-@pytest.fixture
-def undisturbed(make_folder: Make, stored: Stored, tmp_path: Path) -> FeatureCache:
-    return stored(make_folder(N), store=tmp_path / "undisturbed", layers="all")
 
 
 def options(cache: FeatureCache, root: Path) -> dict[str, object]:
@@ -51,7 +43,7 @@ def finish(cache: FeatureCache, images: Path, root: Path) -> None:
 
 @pytest.mark.parametrize(("grace", "stored_units"), [(60.0, 2), (0.0, 1), (1e-9, 1)])
 def test_a_wish_to_stop_finishes_the_unit_or_gives_it_up(
-    undisturbed: FeatureCache, tmp_path: Path, grace: float, stored_units: int
+    undisturbed: FeatureCache, pets: Path, tmp_path: Path, grace: float, stored_units: int
 ) -> None:
     done_rows = 0
 
@@ -63,16 +55,18 @@ def test_a_wish_to_stop_finishes_the_unit_or_gives_it_up(
         InterruptedRunError, match=f"^stopped with {stored_units} of 3 units stored; the same"
     ):
         extract(
-            tmp_path / "pets",
+            pets,
             progress=progress,
             stop=lambda: grace if done_rows >= 80 else None,
             **options(undisturbed, tmp_path / "s"),  # type: ignore[arg-type]
         )
     assert done_rows == (128 if grace == 60 else 80)
-    finish(undisturbed, tmp_path / "pets", tmp_path / "s")
+    finish(undisturbed, pets, tmp_path / "s")
 
 
-def test_a_wish_that_comes_in_the_last_unit_stops_nothing(undisturbed: FeatureCache, tmp_path: Path) -> None:
+def test_a_wish_that_comes_in_the_last_unit_stops_nothing(
+    undisturbed: FeatureCache, pets: Path, tmp_path: Path
+) -> None:
     done_rows = 0
 
     def progress(done: int, _rows: int, _failed: int) -> None:
@@ -81,7 +75,7 @@ def test_a_wish_that_comes_in_the_last_unit_stops_nothing(undisturbed: FeatureCa
 
     clocks = Clocks()
     summary = extract(
-        tmp_path / "pets",
+        pets,
         progress=progress,
         stop=lambda: 60.0 if done_rows >= 130 else None,
         clocks=clocks,
@@ -97,6 +91,7 @@ def test_a_wish_that_comes_in_the_last_unit_stops_nothing(undisturbed: FeatureCa
 @pytest.mark.parametrize(("limit", "stored_units"), [(0.5, 0), (10, 0), (25, 1), (32.5, 2), (36, 2), (45, 3)])
 def test_no_unit_is_begun_that_would_not_be_done_in_time(
     undisturbed: FeatureCache,
+    pets: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     limit: float,
@@ -114,16 +109,16 @@ def test_no_unit_is_begun_that_would_not_be_done_in_time(
         for module in ("machine.watch", "extract.request.request"):
             patch.setattr(f"toptune.{module}.time", SimpleNamespace(perf_counter=lambda: now))
         if stored_units == UNITS:
-            assert extract(tmp_path / "pets", **request).units_done == UNITS  # type: ignore[arg-type]
+            assert extract(pets, **request).units_done == UNITS  # type: ignore[arg-type]
         else:
             said = (
                 rf"stopped by the time limit of {limit:g} s with {stored_units} of 3 units stored; the same"
             )
             with pytest.raises(InterruptedRunError, match=said):
-                extract(tmp_path / "pets", **request)  # type: ignore[arg-type]
+                extract(pets, **request)  # type: ignore[arg-type]
             # What is begun is within the limit, but for the first unit, of which nothing was known.
             assert batches == (16 * stored_units or min(int(limit + 0.5), 16))
-    finish(undisturbed, tmp_path / "pets", tmp_path / "s")
+    finish(undisturbed, pets, tmp_path / "s")
 
 
 def test_a_time_limit_has_to_be_above_0(tmp_path: Path) -> None:
@@ -158,9 +153,9 @@ def test_committing_counts_as_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not watch.may_begin(1)
 
 
-def start(folder: Path, cache: FeatureCache, seconds_a_image: float, *more: str) -> WarmProcess:
+def start(folder: Path, pets: Path, cache: FeatureCache, seconds_a_image: float, *more: str) -> WarmProcess:
     arguments = [
-        seconds_a_image, "extract", folder / "pets", "--model", cache.backbone["name"],
+        seconds_a_image, "extract", pets, "--model", cache.backbone["name"],
         "--store", folder / "s", "-b", 4, "--layers", "all", "--workers", 1, *more,
     ]  # fmt: skip
     process = WarmProcess(SLOW, *arguments, folder=folder)
@@ -175,9 +170,9 @@ def start(folder: Path, cache: FeatureCache, seconds_a_image: float, *more: str)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_the_command_with_3_and_one_line(
-    undisturbed: FeatureCache, tmp_path: Path, number: signal.Signals
+    undisturbed: FeatureCache, pets: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = start(tmp_path, undisturbed, 0.01)
+    process = start(tmp_path, pets, undisturbed, 0.01)
     process.send_signal(number)
     code, err = process.wait(), process.err.read_text()
     assert code == 3, err
@@ -185,13 +180,13 @@ def test_a_signal_ends_the_command_with_3_and_one_line(
     assert device.startswith("device auto takes ")
     assert asked.startswith(f"{number.name}: ")
     assert said == "error: stopped with 2 of 3 units stored; the same command resumes [TT913]"
-    finish(undisturbed, tmp_path / "pets", tmp_path / "s")
+    finish(undisturbed, pets, tmp_path / "s")
 
 
 def test_a_unit_that_takes_longer_than_the_grace_time_is_given_up(
-    undisturbed: FeatureCache, tmp_path: Path
+    undisturbed: FeatureCache, pets: Path, tmp_path: Path
 ) -> None:
-    process = start(tmp_path, undisturbed, 0.05, "--grace", "1s")
+    process = start(tmp_path, pets, undisturbed, 0.05, "--grace", "1s")
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     code, err = process.wait(), process.err.read_text()
@@ -199,11 +194,11 @@ def test_a_unit_that_takes_longer_than_the_grace_time_is_given_up(
     # That one unit is stored says that the second was given up; a busy machine takes its time to leave.
     assert time.monotonic() - began < 30
     assert err.splitlines()[-1] == "error: stopped with 1 of 3 units stored; the same command resumes [TT913]"
-    finish(undisturbed, tmp_path / "pets", tmp_path / "s")
+    finish(undisturbed, pets, tmp_path / "s")
 
 
-def test_a_second_signal_does_not_wait(undisturbed: FeatureCache, tmp_path: Path) -> None:
-    process = start(tmp_path, undisturbed, 0.05, "--grace", "60")
+def test_a_second_signal_does_not_wait(undisturbed: FeatureCache, pets: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, pets, undisturbed, 0.05, "--grace", "60")
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
@@ -212,4 +207,4 @@ def test_a_second_signal_does_not_wait(undisturbed: FeatureCache, tmp_path: Path
     assert code == 3, err
     assert time.monotonic() - began < 30
     assert err.splitlines()[-1].startswith("error: stopped with 1 of 3 units")
-    finish(undisturbed, tmp_path / "pets", tmp_path / "s")
+    finish(undisturbed, pets, tmp_path / "s")
