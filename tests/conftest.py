@@ -1,5 +1,6 @@
 """What tests of several folders share: images, the optional real data, the command line."""
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -81,6 +82,10 @@ def pytest_runtest_setup() -> None:
 
     Tests of the drawing itself call it themselves.
     """
+    drafting: Any = sys.modules.get("toptune.extract.drafting")
+    if drafting is not None and not hasattr(drafting.draw_images, "cache_info"):
+        # The sample images of each size are drawn once too; nothing writes into them.
+        drafting.draw_images = functools.cache(drafting.draw_images)
     for module, names in DRAWING.items():
         if module in sys.modules:
             for name in names:
