@@ -29,6 +29,7 @@ from toptune.train.rows.folds import (
 from toptune.train.rows.inputs import Given, fit_inputs, row_weights
 from toptune.train.tasks.multilabel import Multilabel
 from toptune.train.tasks.regression import Regression
+from toptune.train.tasks.stratification import spreading_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,11 @@ class FitInputs:
         How numbers were standardized; None of classes and labels.
     is_flat : bool
         Whether the targets were given as one column without an axis of its own: (n,).
+    targets_bytes : int
+        What the matrix of labels or numbers takes beside the fit, where the fit computes; the limits are
+        less by as much. 0 of classes.
+    drawing_bytes : int
+        What drawing the folds took beside the matrix, before the fit.
     """
 
     rows: TrainingRows
@@ -68,6 +74,8 @@ class FitInputs:
     start: float
     scaling: Scaling | None = None
     is_flat: bool = True
+    targets_bytes: int = 0
+    drawing_bytes: int = 0
 
     @classmethod
     def of(
@@ -109,7 +117,11 @@ class FitInputs:
         scaling = Scaling.of(values) if values is not None and estimator.gives_numbers else None
         # One seed for centers and folds, so that a RandomState that is passed on is drawn from only once.
         seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
-        folds = _folds_of(
+        limits = MemoryLimits.on(device, estimator.memory_limit_bytes or None)
+        targets_bytes = _targets_bytes(values, scaling, device)
+        if values is not None:
+            limits = _limits_beside(values, limits, targets_bytes)
+        folds, drawing_bytes = _folds_of(
             checked, cv=estimator.cv, seed=seed, groups=groups, are_labels=not estimator.gives_numbers
         )
         rows = TrainingRows(
@@ -130,10 +142,12 @@ class FitInputs:
             folds=folds,
             seed=seed,
             device=device,
-            limits=_limits_beside(values, MemoryLimits.on(device, estimator.memory_limit_bytes or None)),
+            limits=limits,
             start=start,
             scaling=scaling,
             is_flat=checked.is_flat,
+            targets_bytes=targets_bytes,
+            drawing_bytes=drawing_bytes,
         )
 
     @classmethod
@@ -196,6 +210,10 @@ class FitInputs:
         """Whether of some label of some row nobody knows whether it applies."""
         return self.rows.targets is not None and self.rows.targets.are_partly_unknown
 
+    def whole_peak_bytes(self, peak_bytes: int) -> int:
+        """Return the projected peak of a fit with its matrix of targets, by the peak beside the matrix."""
+        return self.targets_bytes + max(peak_bytes, self.drawing_bytes)
+
     @property
     def seconds(self) -> float:
         """Seconds since ``fit`` began."""
@@ -248,7 +266,22 @@ class FitInputs:
         self.limits.check(peak_bytes, host_bytes=host_bytes, what=what, instead=instead)
 
 
-def _limits_beside(values: npt.NDArray[np.float64] | None, limits: MemoryLimits) -> MemoryLimits:
+def _targets_bytes(
+    values: npt.NDArray[np.floating] | None, scaling: Scaling | None, device: torch.device
+) -> int:
+    """Return what a matrix of targets takes beside a fit, where the fit computes.
+
+    In main memory that are the targets as they were checked and, of numbers, as they are standardized. A
+    device has one matrix.
+    """
+    if values is None:
+        return 0
+    return values.nbytes * (1 if scaling is None or device.type == "cuda" else 2)
+
+
+def _limits_beside(
+    values: npt.NDArray[np.floating], limits: MemoryLimits, targets_bytes: int
+) -> MemoryLimits:
     """Return what a fit may take beside its matrix of labels or numbers, which one-hot targets do not need.
 
     Raises
@@ -256,20 +289,21 @@ def _limits_beside(values: npt.NDArray[np.float64] | None, limits: MemoryLimits)
     InputError
         If the matrix itself is above the limit.
     """
-    if values is None:
-        return limits
-    # The matrix as it was given, as it is fitted, and where the fit computes.
-    taken = 3 * values.nbytes
+    host_bytes = 2 * values.nbytes if limits.device else targets_bytes
     limits.check(
-        taken,
-        host_bytes=taken,
+        targets_bytes,
+        host_bytes=host_bytes,
         what=f"a matrix of {len(values)} rows and {values.shape[1]} labels or targets",
         instead="give fewer labels or targets at a time, or raise --memory-limit (memory_limit_bytes)",
     )
-    return replace(limits, bytes=limits.bytes - taken, host_bytes=max(1, limits.host_bytes - taken))
+    return replace(
+        limits,
+        bytes=max(1, limits.bytes - targets_bytes),
+        host_bytes=max(1, limits.host_bytes - host_bytes),
+    )
 
 
-def _targets_of(values: npt.NDArray[np.float64] | None, scaling: Scaling | None) -> Targets | None:
+def _targets_of(values: npt.NDArray[np.floating] | None, scaling: Scaling | None) -> Targets | None:
     if values is None:
         return None
     if scaling is None:
@@ -279,11 +313,14 @@ def _targets_of(values: npt.NDArray[np.float64] | None, scaling: Scaling | None)
 
 def _folds_of(
     given: Given, *, cv: int | str | None, seed: int, groups: Sequence[str] | None, are_labels: bool
-) -> Folds:
-    """Draw folds that know the classes or labels; those of numbers are drawn evenly."""
+) -> tuple[Folds, int]:
+    """Draw folds that know the classes, labels or numbers; return the bytes that this took, too."""
     if given.values is None:
-        return draw_folds(given.codes, given.classes, cv=cv, seed=seed, groups=groups)
+        return draw_folds(given.codes, given.classes, cv=cv, seed=seed, groups=groups), 0
+    if cv is None:
+        return draw_strata_folds(given.codes, given.codes, n=len(given.codes), cv=None), 0
     n = len(given.codes)
     task = Multilabel() if are_labels else Regression()
     rows, codes = task.strata(given.values)
-    return draw_strata_folds(rows, codes, n=n, cv=cv, seed=seed, groups=groups)
+    folds = draw_strata_folds(rows, codes, n=n, cv=cv, seed=seed, groups=groups)
+    return folds, spreading_bytes(len(rows))

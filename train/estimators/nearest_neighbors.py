@@ -236,7 +236,8 @@ def _codes(rows: TrainingRows) -> npt.NDArray[np.integer]:
     """Return the class of each row (n,), or its labels (n, n_labels): 1, 0, and -1 where unknown."""
     if rows.targets is None:
         return rows.codes
-    return np.nan_to_num(rows.targets.values, nan=-1.0).astype(np.int8)
+    marks: npt.NDArray[np.int8] = np.nan_to_num(rows.targets.values, nan=-1.0).astype(np.int8)
+    return marks
 
 
 def scores_of_votes(nearness: Tensor, at: Tensor, codes: Tensor, n_classes: int, weights: str) -> Tensor:

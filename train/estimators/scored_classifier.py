@@ -104,7 +104,8 @@ class ScoredEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             left_out = self._fit(given)
         # A head of several fits may have told the same of each.
         told = dict.fromkeys([*given.folds.notes, *self.report_.warnings])
-        self.report_ = replace(self.report_, warnings=list(told))
+        peak_bytes = given.whole_peak_bytes(self.report_.peak_bytes)
+        self.report_ = replace(self.report_, warnings=list(told), peak_bytes=peak_bytes)
         self._take_classes(given)
         self._take_left_out(given, left_out, given.rows.calibration_rows())
         return self

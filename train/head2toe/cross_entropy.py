@@ -111,7 +111,7 @@ class LabelLoss(ClassLoss):
         super().__init__(rows)
         assert rows.targets is not None, "rows of several labels have targets"
         values = torch.from_numpy(rows.targets.values)
-        self._known, self._truth = torch.isfinite(values), values.nan_to_num(0.0)
+        self._known, self._truth = torch.isfinite(values), (values == 1).double()
         tiny = torch.finfo(torch.float64).tiny
         self._totals = (self.weights.T @ self._known.double()).clamp_(min=tiny)
         shares = (self.weights.T @ self._truth / self._totals).clamp_(_LEAST_SHARE, 1 - _LEAST_SHARE)

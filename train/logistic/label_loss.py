@@ -26,15 +26,15 @@ class LabelRows(LogisticRows):
         rows, device = kernel_rows.rows, kernel_rows.device
         assert rows.targets is not None, "rows of several labels have targets"
         values = torch.from_numpy(rows.targets.values)
-        self._known = torch.isfinite(values).to(device)
-        self._truth = values.nan_to_num(0.0).to(device)
-        n_places = rows.n_folds + 1
-        known, with_label = (
-            torch.zeros((n_places, rows.n_classes), dtype=torch.float64, device=device).index_add_(
-                0, self._folds, each.double() * self._weights[:, None]
-            )
-            for each in (self._known, self._truth)
+        # A byte a label each: of many labels these are as large as all else of the fit.
+        self._known, self._truth = torch.isfinite(values).to(device), (values == 1).to(device)
+        known, with_label = torch.zeros(
+            (2, rows.n_folds + 1, rows.n_classes), dtype=torch.float64, device=device
         )
+        for some in rows.targets.parts_of_rows():
+            folds, w = self._folds[some], self._weights[some, None]
+            known.index_add_(0, folds, self._known[some] * w)
+            with_label.index_add_(0, folds, self._truth[some] * w)
         self._known_by_fold, self._with_by_fold = known, with_label
 
     def known_weights(self, fold: int) -> Tensor:
@@ -68,7 +68,7 @@ class LabelRows(LogisticRows):
             block, w = values.double(), self._weights[where, None]
             is_left = self._folds[where, None] == left
             is_out = is_left | (self._is_aside[where, None] & (left != NO_FOLD))
-            y, known = self._truth[where, None, :], self._known[where, None, :]
+            y, known = self._truth[where, None, :].double(), self._known[where, None, :]
             scores = torch.addmm(offset, block, dual).view(-1, n_fits, k)
             # softplus(s) - y s, exact where the exponential would overflow.
             loss = torch.nn.functional.softplus(scores).sub_(y * scores).mul_(known)

@@ -202,7 +202,7 @@ class _Part:
     numbers: Numbers
     codes: Numbers
     weights: npt.NDArray[np.float64]
-    values: npt.NDArray[np.float64] | None
+    values: npt.NDArray[np.floating] | None
 
     @classmethod
     def of(cls, rows: TrainingRows, numbers: Numbers, scaling: Scaling | None, *, stride: int) -> "_Part":

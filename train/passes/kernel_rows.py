@@ -186,6 +186,8 @@ class CenteredRows:
 def _target_mean(rows: TrainingRows) -> Tensor:
     """Return the weighted mean (n_classes,) of the targets, in main memory."""
     if rows.targets is not None:
-        return torch.from_numpy(rows.weights @ rows.targets.filled / rows.weights.sum())
+        targets, w = rows.targets, rows.weights
+        total = sum(w[some] @ targets.filled(some) for some in targets.parts_of_rows())
+        return torch.from_numpy(total / w.sum())
     counts = np.bincount(rows.codes, weights=rows.weights, minlength=rows.n_classes)
     return torch.from_numpy(counts / rows.weights.sum())

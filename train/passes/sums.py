@@ -28,6 +28,8 @@ from toptune.train.rows.block_reading import sent_ahead
 # figure bounds the memory of waiting rows.
 BATCH_ROWS = 1024
 BATCH_BYTES = 128 * 2**20
+# Targets that are multiplied together, in float64.
+TARGETS_BYTES = 8 * 2**20
 # On CUDA, rows of so many classes are sorted by class before they are added up. Their product with one-hot
 # targets would take as long as the Gram matrix where there are half as many classes as features; of few
 # classes it is short, and sorted rows would be added by too few threads.
@@ -181,8 +183,10 @@ class PassTargets:
         Weight of the rows of each fold, in main memory.
     square : Tensor of float64, shape (n_folds,)
         Weighted sum of the squared lengths of the targets of each fold, in main memory.
-    values : Tensor of float64, shape (n, n_classes), or None
-        Targets of rows that have no class, on the device of the sums.
+    values : Tensor, shape (n, n_classes), or None
+        Targets of rows that have no class, on the device of the sums; NaN for labels that are unknown.
+    means : Tensor of float64, shape (n_classes,), or None
+        What stands for an unknown label, on the device of the sums; None if all labels are known.
     """
 
     codes: npt.NDArray[np.int64]
@@ -192,6 +196,7 @@ class PassTargets:
     by_fold: Tensor
     square: Tensor
     values: Tensor | None = None
+    means: Tensor | None = None
 
     @classmethod
     def of(
@@ -212,14 +217,17 @@ class PassTargets:
         w, of_fold, of_class = (torch.from_numpy(each) for each in (weights, folds, codes))
         by_class = torch.zeros((n_folds, n_classes), dtype=torch.float64)
         by_fold = torch.zeros(n_folds, dtype=torch.float64).index_add_(0, of_fold, w)
-        values = None if targets is None else torch.from_numpy(targets.filled)
-        if values is None:
+        if targets is None:
             by_class.index_put_((of_fold, of_class), w, accumulate=True)
             # A one-hot target has length 1, so the sum of w ||y||^2 is the weight.
             square = by_fold.clone()
         else:
-            by_class.index_add_(0, of_fold, w[:, None] * values)
-            square = torch.zeros_like(by_fold).index_add_(0, of_fold, w * values.square().sum(dim=1))
+            square = torch.zeros_like(by_fold)
+            for some in targets.parts_of_rows():
+                part = torch.from_numpy(targets.filled(some))
+                square.index_add_(0, of_fold[some], w[some] * part.square().sum(dim=1))
+                by_class.index_add_(0, of_fold[some], w[some, None] * part)
+        means = None if targets is None else targets.known_means
         return cls(
             codes=codes,
             roots=w.sqrt().to(device),
@@ -227,7 +235,8 @@ class PassTargets:
             by_class=by_class,
             by_fold=by_fold,
             square=square,
-            values=None if values is None else values.to(device),
+            values=None if targets is None else torch.from_numpy(targets.values).to(device),
+            means=None if means is None else torch.from_numpy(means).to(device),
         )
 
     def add_products(self, sums: Tensor, numbers: npt.NDArray[np.int64], rows: Tensor) -> None:
@@ -236,7 +245,13 @@ class PassTargets:
             _add_by_class(sums, self.codes[numbers], rows)
             return
         there = sent_ahead(torch.from_numpy(numbers), self.values.device)
-        sums.addmm_(self.values[there].T, rows)
+        # A block of few features has many rows, and its targets in float64 may be larger than all else.
+        step = max(64, TARGETS_BYTES // (8 * self.values.shape[1]))
+        for some, part in zip(torch.split(there, step), torch.split(rows, step), strict=True):
+            targets = self.values[some].double()
+            if self.means is not None:
+                targets = torch.where(torch.isfinite(targets), targets, self.means)
+            sums.addmm_(targets.T, part)
 
 
 class SumsBuilder:

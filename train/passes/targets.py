@@ -1,11 +1,16 @@
 """What ridge regression is fitted to where a row has no class: several labels, or numbers."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+
+# A matrix of targets may be as large as all else of a fit: figures over all rows are taken of so many bytes
+# in float64 at a time.
+_BYTES_AT_A_TIME = 2 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -14,27 +19,48 @@ class Targets:
 
     Attributes
     ----------
-    values : ndarray of float64, shape (n, n_targets)
+    values : ndarray of float32 or float64, shape (n, n_targets)
         1 and 0 for labels that apply and that do not, NaN where nobody knows; numbers as the fit is to
         regress them.
     are_labels : bool
         Whether the targets are labels: predictions then are right or wrong, and scores become probabilities.
     """
 
-    values: npt.NDArray[np.float64]
+    values: npt.NDArray[np.floating]
     are_labels: bool
-
-    @cached_property
-    def filled(self) -> npt.NDArray[np.float64]:
-        """The targets (n, n_targets), in which the mean of a label stands for what is unknown of it."""
-        if not self.are_partly_unknown:
-            return self.values
-        return np.where(np.isfinite(self.values), self.values, np.nanmean(self.values, axis=0))
 
     @cached_property
     def are_partly_unknown(self) -> bool:
         """Whether some label of some row is unknown."""
-        return self.are_labels and not bool(np.isfinite(self.values).all())
+        # The least of values of which one is NaN is NaN.
+        return self.are_labels and self.values.size > 0 and bool(np.isnan(self.values.min()))
+
+    @cached_property
+    def known_means(self) -> npt.NDArray[np.float64] | None:
+        """The mean of each label (n_targets,) over the rows of which it is known; None if all of it is."""
+        if not self.are_partly_unknown:
+            return None
+        total, known = np.zeros((2, self.values.shape[1]))
+        for some in self.parts_of_rows():
+            part = self.values[some]
+            total += np.nansum(part, axis=0, dtype=np.float64)
+            known += np.isfinite(part).sum(axis=0)
+        # A label that is known of no row stays NaN.
+        with np.errstate(invalid="ignore"):
+            means: npt.NDArray[np.float64] = total / known
+        return means
+
+    def filled(self, some: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Return the targets (b, n_targets) of some rows; the mean of a label stands for what is unknown."""
+        part = self.values[some].astype(np.float64, copy=False)
+        means = self.known_means
+        return part if means is None else np.where(np.isfinite(part), part, means)
+
+    def parts_of_rows(self) -> Iterator[slice]:
+        """Yield the rows of parts of the matrix that are small in float64, in their order."""
+        n, k = self.values.shape
+        step = max(1, _BYTES_AT_A_TIME // (8 * k))
+        return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
     def part(self, start: int, stop: int) -> "Targets":
         """Return the targets of the rows ``start .. stop - 1``, filled as they are among all rows."""
@@ -43,7 +69,7 @@ class Targets:
     def take(self, some: slice | npt.NDArray[np.int64]) -> "Targets":
         """Return the targets of some rows, filled as they are among all rows."""
         part = replace(self, values=self.values[some])
-        part.__dict__["filled"] = self.filled[some]
+        part.__dict__["known_means"] = self.known_means
         return part
 
 
@@ -61,7 +87,7 @@ class Scaling:
     scale: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, values: npt.NDArray[np.float64]) -> "Scaling":
+    def of(cls, values: npt.NDArray[np.floating]) -> "Scaling":
         """Take mean and standard deviation of the targets (n, n_targets) of the rows."""
         mean, scale = values.mean(axis=0), values.std(axis=0)
         # The deviation of equal numbers may be rounding in place of 0.
@@ -74,7 +100,7 @@ class Scaling:
         is_constant = scale <= 1e-8 * np.maximum(np.abs(mean), 1.0)
         return Scaling(mean=self.restored(mean), scale=self.scale * np.where(is_constant, 1.0, scale))
 
-    def standardized(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def standardized(self, values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Return targets (n, n_targets) as they are fitted."""
         found: npt.NDArray[np.float64] = (values - self.mean) / self.scale
         return found

@@ -130,7 +130,7 @@ class TrainingRows:
         Where nobody knows whether a label applies, the mean of the label stands.
         """
         if self.targets is not None:
-            return torch.from_numpy(self.targets.filled[some])
+            return torch.from_numpy(self.targets.filled(some))
         codes = torch.from_numpy(self.codes[some])
         return torch.nn.functional.one_hot(codes, self.n_classes).double()
 
@@ -138,7 +138,7 @@ class TrainingRows:
         """Return what `targets_of` does, with NaN for labels of which nobody knows."""
         if self.targets is None:
             return self.targets_of(some)
-        return torch.from_numpy(self.targets.values[some])
+        return torch.from_numpy(self.targets.values[some]).double()
 
     def calibration(
         self, scores: npt.NDArray[np.floating], some: npt.NDArray[np.int64]

@@ -138,8 +138,8 @@ def draw_folds(
 
 
 def draw_strata_folds(
-    rows: Numbers,
-    codes: Numbers,
+    rows: npt.NDArray[np.signedinteger],
+    codes: npt.NDArray[np.signedinteger],
     *,
     n: int,
     cv: int | str | None,
@@ -151,7 +151,7 @@ def draw_strata_folds(
 
     Parameters
     ----------
-    rows, codes : ndarray of int64, shape (m,)
+    rows, codes : ndarray of int, shape (m,)
         The strata; see `toptune.train.tasks.task.Task.strata`.
     n : int
         Number of rows.

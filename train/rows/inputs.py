@@ -23,6 +23,8 @@ Codes = npt.NDArray[np.int64]
 
 # Rows that a message names, at most.
 _SHOWN = 5
+# Values of a matrix of labels that are checked at a time.
+_CHECKED_VALUES = 2**18
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,8 +38,9 @@ class Given:
         The classes, sorted; the numbers of the labels, or of the targets.
     codes : ndarray of int64, shape (n,)
         Position of the class of each row in the sorted classes; 0 where rows have no class.
-    values : ndarray of float64, shape (n, n_classes), or None
-        Labels or numbers in place of classes: labels are 1, 0, and NaN where nobody knows.
+    values : ndarray, shape (n, n_classes), or None
+        Labels or numbers in place of classes: labels, in float32, are 1, 0, and NaN where nobody knows;
+        numbers are in float64.
     is_flat : bool
         Whether targets were given as (n,).
     """
@@ -45,7 +48,7 @@ class Given:
     blocks: Blocks
     classes: npt.NDArray[np.generic]
     codes: Codes
-    values: npt.NDArray[np.float64] | None = None
+    values: npt.NDArray[np.floating] | None = None
     is_flat: bool = True
 
 
@@ -168,7 +171,7 @@ def _checked(blocks: Blocks, found: npt.NDArray[np.generic], *, are_numbers: boo
     return Given(blocks=blocks, classes=classes, codes=codes.astype(np.int64))
 
 
-def _with_values(blocks: Blocks, values: npt.NDArray[np.float64], *, is_flat: bool) -> Given:
+def _with_values(blocks: Blocks, values: npt.NDArray[np.floating], *, is_flat: bool) -> Given:
     return Given(
         blocks=blocks,
         classes=np.arange(values.shape[1]),
@@ -178,23 +181,34 @@ def _with_values(blocks: Blocks, values: npt.NDArray[np.float64], *, is_flat: bo
     )
 
 
-def _labels(found: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """Return an indicator matrix (n, n_labels) as float64, or refuse anything else with InputError."""
-    try:
-        values = found.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"Unknown label type: {type_of_target(found)}; several labels are given as a matrix of 0 and 1"
-        ) from error
-    is_known = np.isfinite(values)
-    strange = np.unique(values[is_known & (values != 0) & (values != 1)])
-    if len(strange) or np.isinf(values).any():
-        shown = strange[0] if len(strange) else "an infinite value"
-        raise InputError(
-            f"Unknown label type: the matrix of labels holds {shown}, not only 0 and 1 (and NaN for labels "
-            "of which nobody knows)"
-        )
-    empty = np.flatnonzero(~is_known.any(axis=0))
+def _labels(found: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    """Return an indicator matrix (n, n_labels) as float32, or refuse anything else with InputError.
+
+    The three values that there are need no more than float32, and of many labels the matrix is large.
+    """
+    values, is_known = np.empty(found.shape, np.float32), np.zeros(found.shape[1], np.bool_)
+    step = max(1, _CHECKED_VALUES // found.shape[1])
+    for start in range(0, len(found), step):
+        some = slice(start, start + step)
+        try:
+            part = found[some].astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"Unknown label type: {type_of_target(found)}; several labels are given as a matrix of 0 "
+                "and 1"
+            ) from error
+        strange = part[(part != 0) & (part != 1) & ~np.isnan(part)]
+        if len(strange):
+            # An infinite value is the least telling one.
+            worst = min(strange, key=lambda value: (np.isinf(value), value))
+            shown = "an infinite value" if np.isinf(worst) else worst
+            raise InputError(
+                f"Unknown label type: the matrix of labels holds {shown}, not only 0 and 1 (and NaN for "
+                "labels of which nobody knows)"
+            )
+        values[some] = part
+        is_known |= np.isfinite(part).any(axis=0)
+    empty = np.flatnonzero(~is_known)
     if len(empty):
         raise InputError(f"label {empty[0]} is unknown in all {len(values)} rows; leave its column out")
     return values
@@ -207,7 +221,7 @@ def _numbers(found: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
             f"Complex data not supported: the targets are {found.dtype}; give numbers of one part"
         )
     try:
-        values = found.astype(np.float64)
+        values = found.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"the targets are no numbers ({error}); give numbers, one row of them a row"

@@ -130,7 +130,8 @@ def with_known_labels(
     """
     assert rows.targets is not None
     assert solution.sums is not None
-    labels = np.flatnonzero(~np.isfinite(rows.targets.values).all(axis=0))
+    # The least of values of which one is NaN is NaN.
+    labels = np.flatnonzero(np.isnan(rows.targets.values.min(axis=0)))
     # With one fold nothing is left out.
     folds: list[int] = [_NO_FOLD, *(range(rows.n_folds) if rows.n_folds > 1 else ())]
     total = solution.sums.total().whitened()
@@ -178,12 +179,14 @@ def _shifts(rows: TrainingRows, labels: Numbers, folds: Numbers, *, penalty: flo
     assert rows.targets is not None
     n_places = rows.n_folds
     by_fold = np.zeros((n_places, rows.n_classes))
-    np.add.at(by_fold, rows.folds, rows.weights[:, None] * np.isfinite(rows.targets.values))
+    for some in rows.targets.parts_of_rows():
+        known = rows.weights[some, None] * np.isfinite(rows.targets.values[some])
+        np.add.at(by_fold, rows.folds[some], known)
     total = by_fold.sum(axis=0)[labels]
     out = np.where(folds == _NO_FOLD, 0.0, by_fold[np.maximum(folds, 0), labels])
-    known = total - out
+    weights = total - out
     # A label of which nothing is known outside a fold has scores of 0 there.
-    return torch.from_numpy(np.where(known > 0, known * penalty, 1.0))
+    return torch.from_numpy(np.where(weights > 0, weights * penalty, 1.0))
 
 
 def _left_out(

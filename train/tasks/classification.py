@@ -8,7 +8,7 @@ import numpy as np
 from toptune.errors import InputError
 from toptune.store.datasets.manifest import Manifest
 from toptune.train.tasks.names import CLASSIFICATION
-from toptune.train.tasks.task import Codes, Matrix, TargetMatrix, Task, Wanted
+from toptune.train.tasks.task import AnyMatrix, Codes, TargetMatrix, Task, Wanted
 
 
 class Classification(Task):
@@ -35,7 +35,7 @@ class Classification(Task):
     def members(self, texts: Sequence[str]) -> Mapping[str, int]:
         return dict(sorted(Counter(texts).items()))
 
-    def strata(self, values: Matrix) -> tuple[Codes, Codes]:
+    def strata(self, values: AnyMatrix) -> tuple[Codes, Codes]:
         return np.arange(len(values)), values.argmax(axis=1).astype(np.int64)
 
     def check(self, texts: Sequence[str]) -> None:

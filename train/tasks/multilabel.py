@@ -16,11 +16,13 @@ from toptune.store.datasets.manifest import LABEL_SEPARATOR, LABELS_COLUMN, UNKN
 from toptune.text import counted, named
 from toptune.train.numerics.thresholds import FEWEST
 from toptune.train.tasks.names import MULTILABEL
-from toptune.train.tasks.task import Codes, Matrix, TargetMatrix, Task, Wanted
+from toptune.train.tasks.task import AnyMatrix, Strata, TargetMatrix, Task, Wanted
 
 # What cells of a column of 0 and 1 may hold, in lower case.
 _YES, _NO = frozenset({"1", "true", "yes"}), frozenset({"0", "false", "no", ""})
 _SHOWN = 5
+# Values of a matrix of labels whose strata are found at a time.
+_STRATA_VALUES = 2**18
 
 
 class Multilabel(Task):
@@ -57,12 +59,17 @@ class Multilabel(Task):
     def members(self, texts: Sequence[str]) -> Mapping[str, int]:
         return dict(sorted(_counts(texts).items()))
 
-    def strata(self, values: Matrix) -> tuple[Codes, Codes]:
-        rows, codes = np.nonzero(values == 1)
-        # Rows to which no label applies are a stratum of their own.
-        bare = np.flatnonzero(~(values == 1).any(axis=1))
-        none = np.full(len(bare), values.shape[1])
-        return np.concatenate([rows, bare]), np.concatenate([codes, none]).astype(np.int64)
+    def strata(self, values: AnyMatrix) -> tuple[Strata, Strata]:
+        n, k = values.shape
+        # There may be far more labels of rows than rows: they are numbered in 32 bits, some rows at a time.
+        found, step = [], max(1, _STRATA_VALUES // (k + 1))
+        for start in range(0, n, step):
+            there = values[start : start + step] == 1
+            # Rows to which no label applies are a stratum of their own.
+            rows, codes = np.nonzero(np.column_stack([there, ~there.any(axis=1)]))
+            found.append(np.stack([rows + start, codes]).astype(np.int32))
+        members = np.concatenate(found, axis=1)
+        return members[0], members[1]
 
     def check(self, texts: Sequence[str]) -> None:
         counts = _counts(texts)

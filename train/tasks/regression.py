@@ -14,7 +14,7 @@ from toptune.options import choices
 from toptune.store.datasets.manifest import LABEL_SEPARATOR, Manifest
 from toptune.text import counted, named
 from toptune.train.tasks.names import REGRESSION
-from toptune.train.tasks.task import Codes, Matrix, TargetMatrix, Task, Wanted
+from toptune.train.tasks.task import AnyMatrix, Codes, TargetMatrix, Task, Wanted
 
 # Between the name of a target and its value.
 EQUALS = "="
@@ -61,7 +61,7 @@ class Regression(Task):
     def members(self, texts: Sequence[str]) -> Mapping[str, int]:
         return dict.fromkeys(self.names(texts), len(texts))
 
-    def strata(self, values: Matrix) -> tuple[Codes, Codes]:
+    def strata(self, values: AnyMatrix) -> tuple[Codes, Codes]:
         n, k = values.shape
         n_parts = max(1, min(PARTS, n // _PART_ROWS))
         edges = np.arange(1, n_parts) / n_parts

@@ -21,9 +21,15 @@ from scipy.sparse import coo_array
 Codes = npt.NDArray[np.int64]
 
 
+def spreading_bytes(n_members: int) -> int:
+    """Project the memory of `spread` for strata with so many members in all, given in 32 bits."""
+    # Rows and strata; and the table of counts by row and by stratum, or by row and as it is put together.
+    return (8 + 8 + 8) * n_members
+
+
 def spread(
-    rows: Codes,
-    codes: Codes,
+    rows: npt.NDArray[np.signedinteger],
+    codes: npt.NDArray[np.signedinteger],
     ranks: Codes,
     *,
     shares: Sequence[float],
@@ -33,7 +39,7 @@ def spread(
 
     Parameters
     ----------
-    rows, codes : ndarray of int64, shape (m,)
+    rows, codes : ndarray of int, shape (m,)
         Strata of the rows; see `Task.strata`.
     ranks : ndarray of int64, shape (n,)
         Rank of the row's group by hash; rows of one group have one rank.
@@ -56,7 +62,10 @@ def spread(
     of_row = np.unique(ranks, return_inverse=True)[1]
     n_groups, n_strata = int(of_row.max(initial=-1)) + 1, int(codes.max(initial=0)) + 1
     sizes = np.bincount(of_row, minlength=n_groups)
-    counts = coo_array((np.ones(len(rows), np.int64), (of_row[rows], codes)), (n_groups, n_strata)).tocsr()
+    # In 32 bits throughout: of many labels this is the largest part of drawing folds; see `spreading_bytes`.
+    members = of_row.astype(np.int32)[rows], codes.astype(np.int32, copy=False)
+    counts = coo_array((np.ones(len(rows), np.int32), members), (n_groups, n_strata)).tocsr()
+    del members
     by_stratum = counts.tocsc()
     place = np.full(n_groups, -1, dtype=np.int64)
     if known is not None:

@@ -11,7 +11,10 @@ import numpy.typing as npt
 from toptune.store.datasets.manifest import Manifest
 
 Matrix = npt.NDArray[np.float64]
+AnyMatrix = npt.NDArray[np.floating]
 Codes = npt.NDArray[np.int64]
+# Numbers of rows and strata, in 32 or 64 bits.
+Strata = npt.NDArray[np.signedinteger]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +103,12 @@ class Task(ABC):
         """Count the rows behind each column of the targets: rows with the label, or with the number."""
 
     @abstractmethod
-    def strata(self, values: Matrix) -> tuple[Codes, Codes]:
+    def strata(self, values: AnyMatrix) -> tuple[Strata, Strata]:
         """Return what folds and splits spread evenly, of targets (n, k).
 
         Returns
         -------
-        rows, codes : ndarray of int64, shape (m,)
+        rows, codes : ndarray of int, shape (m,)
             A row and a stratum that it belongs to, in any order; every row is in one stratum at least.
         """
 

@@ -116,7 +116,7 @@ def test_both_forms_equal_ridge_on_the_columns(form: str, are_labels: bool) -> N
     scores = np.zeros((60, 3))
     for fold in range(3):
         held = rows.folds == fold
-        model = Ridge(alpha=0.1 * (~held).sum()).fit(X[~held, :3], targets.filled[~held])
+        model = Ridge(alpha=0.1 * (~held).sum()).fit(X[~held, :3], targets.filled(~held))
         scores[held] = model.predict(X[held, :3])
     (result,) = found.left_out([((0,), 0.1)])
     np.testing.assert_allclose(result.scores, scores, atol=1e-5)

@@ -4,14 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from toptune.machine.limits import RunLimits
 from toptune.machine.memory import left_bytes, taken_bytes
 from toptune.store import InputError
+from toptune.train import StreamingRidgeClassifier
 from toptune.train.passes.peak_memory import scoring_bytes, scoring_rows
+from toptune.train.passes.sums import PassTargets
+from toptune.train.passes.targets import Targets
 
 # Head, parameters, rows, classes, columns and noise. A forest is as large as projected where classes overlap.
 MANY = (2000, 1000, 6, 0.1)
@@ -34,6 +41,8 @@ FITS = [
     ("primal", [3, 3], 1600, 800),
     ("dual", [300, 300], 600, 2000),
 ]
+# Estimator, parameters, rows, labels and columns.
+SEVERAL = [("StreamingRidgeClassifier", {"penalty": [1e-2]}, 20_000, 400, 4)]
 FIXED_BYTES = 32 * 2**20
 # Each head is fitted in a fork of a process that has imported everything and fitted the head once. Freed
 # memory goes back at once by the variables below: what the C library would keep is not the fit's.
@@ -42,6 +51,7 @@ import json, os, sys
 import numpy as np, torch
 torch.set_num_threads(1)
 from toptune.store.features.blocks import ArrayBlocks
+from toptune import train
 from toptune.train import make_head
 from toptune.train.layers.grams import DualGrams, PrimalGrams, dual_bytes, primal_bytes
 from toptune.train.numerics.calibration import fit_temperature
@@ -82,9 +92,19 @@ def fit(head, params, n, n_classes, d, noise):
     made = make_head(head, params=params, cv=2)
     made.fit(rows, np.array([f"class {code:04d}" for code in codes]), groups=[str(row) for row in range(n)])
     return says("VmHWM") - before, made.report["peak_bytes"]
+def several(name, params, n, k, d):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(n, d)).astype(np.float32)
+    y = (rows @ rng.normal(size=(d, k)).astype(np.float32) > 3).astype(np.int8)
+    estimator = getattr(train, name)(**params, cv=2, random_state=0)
+    before = says("VmRSS")
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    estimator.fit(rows, y)
+    return says("VmHWM") - before, estimator.report_.peak_bytes
 answers = []
 for head, params, *sizes in json.loads(sys.argv[1]):
-    measured = search if head in ("primal", "dual") else fit
+    measured = search if head in ("primal", "dual") else several if hasattr(train, head) else fit
     measured(head, params, 60, 3, *sizes[2:])
     reader, writer = os.pipe()
     if os.fork() == 0:
@@ -96,18 +116,30 @@ print(json.dumps(answers))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
-def test_many_classes_are_projected_within_a_tenth() -> None:
+def measured(fits: Sequence[tuple[Any, ...]]) -> list[tuple[str, int, int]]:
+    """Return the head, the bytes that a fit took and those that were projected, of each fit."""
     kept = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, json.dumps(FITS)],
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, json.dumps(fits)],
         capture_output=True, text=True, check=False, timeout=240, env={**os.environ, **kept},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    return [(head, grown, projected) for head, grown, projected in json.loads(done.stdout)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
+def test_many_labels_stay_within_the_projection() -> None:
+    found = [(name, grown // 2**20, projected // 2**20) for name, grown, projected in measured(SEVERAL)]
+    # As below: some MiB are of libraries.
+    assert [each for each in found if not each[2] / 2 <= each[1] <= each[2] + FIXED_BYTES // 2**20] == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
+def test_many_classes_are_projected_within_a_tenth() -> None:
     # Threads, workspaces of matrix products and pages of libraries take some MiB in fits of any size.
     off = [
         (head, grown // 2**20, projected // 2**20)
-        for head, grown, projected in json.loads(done.stdout)
+        for head, grown, projected in measured(FITS)
         if abs(grown - projected) > 0.1 * projected + FIXED_BYTES
     ]
     assert off == []
@@ -129,3 +161,36 @@ def test_a_limit_is_on_the_whole_process() -> None:
         InputError, match=r"limit is 20\.0 MiB, and this process takes [0-9.]+ [MG]iB before the work"
     ):
         left_bytes(20 * 2**20)
+
+
+def test_a_matrix_of_labels_counts_in_the_projection() -> None:
+    rows = np.random.default_rng(0).normal(size=(12_000, 3)).astype(np.float32)
+    labels = (rows @ rows[:200].T > 0).astype(np.int8)
+    few, many = (
+        StreamingRidgeClassifier(penalty=0.1, cv=None).fit(rows[:n], labels[:n]).report_.peak_bytes
+        for n in (6000, 12_000)
+    )
+    assert many - few >= 6000 * 200 * 4
+
+
+def test_sums_of_labels_are_the_same_taken_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 2, size=(30, 4)).astype(np.float32)
+    values[::7, 1] = np.nan
+    monkeypatch.setattr("toptune.train.passes.targets._BYTES_AT_A_TIME", 7 * 4 * 8)
+    targets, weights, folds = Targets(values=values, are_labels=True), rng.uniform(size=30), np.arange(30) % 3
+    assert len(list(targets.parts_of_rows())) == 5
+    of_pass = PassTargets.of(
+        np.zeros(30, np.int64), weights, folds, n_folds=3, n_classes=4, device=torch.device("cpu"),
+        targets=targets,
+    )  # fmt: skip
+    filled = np.where(np.isnan(values), np.nanmean(values, axis=0, dtype=np.float64), values)
+    for fold in range(3):
+        there = folds == fold
+        np.testing.assert_allclose(of_pass.by_class[fold], weights[there] @ filled[there], rtol=1e-12)
+        square = float(weights[there] @ (filled[there] ** 2).sum(axis=1))
+        assert float(of_pass.square[fold]) == pytest.approx(square, rel=1e-12)
+    sums = torch.zeros((4, 2), dtype=torch.float64)
+    features = torch.from_numpy(rng.normal(size=(30, 2)))
+    of_pass.add_products(sums, np.arange(30), features)
+    np.testing.assert_allclose(sums, filled.T @ features.numpy(), rtol=1e-12)

@@ -104,7 +104,7 @@ def test_a_hundred_targets_count_in_the_projected_memory() -> None:
     rng = np.random.default_rng(0)
     rows, targets = rng.normal(size=(2000, 20)), rng.normal(size=(2000, 100))
     with pytest.raises(InputError, match="a matrix of 2000 rows and 100 labels or targets needs"):
-        RidgeRegressor(memory_limit_bytes=4_000_000).fit(rows, targets)
+        RidgeRegressor(memory_limit_bytes=3_000_000).fit(rows, targets)
     limit = 60_000_000
     head = RidgeRegressor(memory_limit_bytes=limit, random_state=0)
     tracemalloc.start()
@@ -113,4 +113,4 @@ def test_a_hundred_targets_count_in_the_projected_memory() -> None:
     tracemalloc.stop()
     assert head.coef_.shape == (100, 20)
     # NumPy's memory; torch's is projected by the same sums as for classes.
-    assert peak <= head.report_.peak_bytes + 3 * targets.nbytes <= limit
+    assert 2 * targets.nbytes < peak <= head.report_.peak_bytes <= limit
