@@ -12,8 +12,8 @@ from toptune.train.estimators.arguments import ClassWeight, RandomState, RowsLik
 from toptune.train.estimators.fit_inputs import FitInputs
 from toptune.train.estimators.fit_report import Basis, FitReport, Record
 from toptune.train.estimators.kernel_ridge import (
+    centers_of,
     check_kernel_options,
-    drawn_centers,
     kernels_of,
     sizes_of,
     takes_float64,
@@ -53,8 +53,8 @@ class FalkonLogisticClassifier(ScoredClassifier):
         log-loss has risen twice.
     n_centers : int
         Nystrom centers M; ``min(n_centers, n)`` are used.
-    centers : {"uniform", "class-balanced", "kmeans++"}
-        How centers are drawn from the training rows; see `choose_centers`.
+    centers : {"uniform", "class-balanced", "kmeans++"} or array-like, shape (M, d)
+        How centers are drawn from the training rows, see `choose_centers`; or the centers themselves.
     cv : int or "leave-one-group-out"
         Folds, over which rows or groups are dealt out within each class; or one fold for each group. A
         `FoldsReducedWarning` tells of fewer folds and of classes that lie in one.
@@ -73,8 +73,8 @@ class FalkonLogisticClassifier(ScoredClassifier):
     classes_ : ndarray, shape (n_classes,)
         Labels of the classes, sorted.
     centers_ : ndarray, shape (rank, d)
-    center_indices_ : ndarray of int64, shape (rank,)
-        Training rows that are centers.
+    center_indices_ : ndarray of int64, shape (rank,), or None
+        Training rows that are centers; None where the centers were given.
     dual_coef_ : ndarray of float64, shape (rank, n_classes)
     intercept_ : ndarray of float64, shape (n_classes,)
         Scores of a row x are ``k(x, centers_) @ dual_coef_ + intercept_``.
@@ -119,7 +119,7 @@ class FalkonLogisticClassifier(ScoredClassifier):
         sigma: float | Sequence[float] | None = None,
         penalty: float | Sequence[float] | None = None,
         n_centers: int = 1000,
-        centers: str = "uniform",
+        centers: str | npt.ArrayLike = "uniform",
         cv: int | str = 5,
         class_weight: ClassWeight = None,
         random_state: RandomState = None,
@@ -144,7 +144,8 @@ class FalkonLogisticClassifier(ScoredClassifier):
     def _fit(self, given: FitInputs) -> npt.NDArray[np.floating] | None:
         rows = given.rows
         # The plan comes before the centers are drawn: a fit above the memory limit is refused at once.
-        n_centers = min(self.n_centers, rows.n)
+        are_drawn = isinstance(self.centers, str)
+        n_centers = min(self.n_centers, rows.n) if are_drawn else len(centers_of(self, given)[1])
         is_exact = takes_float64(rows.blocks, n_centers)
         plan = plan_logistic(
             sizes_of(self, given, n_centers, n_penalties=len(RELATIVE_PENALTIES), is_exact=is_exact)
@@ -152,7 +153,7 @@ class FalkonLogisticClassifier(ScoredClassifier):
         plan_logger.debug("%s", plan)
         if plan.kept_rows_bytes:
             rows = given.rows_on_device()
-        center_rows, values = drawn_centers(given, self.n_centers, how=self.centers)
+        center_rows, values = centers_of(self, given)
         centers = to_tensor(values, dtype=torch.float64 if is_exact else torch.float32, device=given.device)
         kernels = kernels_of(self, centers, usual_widths(rows))
         setup_seconds = given.seconds
@@ -161,7 +162,7 @@ class FalkonLogisticClassifier(ScoredClassifier):
         )
         self.centers_ = fitted.centers.cpu().numpy()
         # Centers that others span are gone from the basis, and from the saved head with them.
-        self.center_indices_ = center_rows[fitted.whitening.kept]
+        self.center_indices_ = None if center_rows is None else center_rows[fitted.whitening.kept]
         self.dual_coef_ = fitted.dual.cpu().numpy()
         self.intercept_ = fitted.intercept.cpu().numpy()
         self.sigma_, self.penalty_ = fitted.sigma, fitted.chosen.penalty
@@ -171,7 +172,7 @@ class FalkonLogisticClassifier(ScoredClassifier):
             fitted,
             rows,
             plan=plan,
-            n_centers=len(center_rows),
+            n_centers=len(values),
             is_exact=is_exact,
             setup_seconds=setup_seconds,
         )

@@ -102,7 +102,7 @@ class KernelRidge(ScoredEstimator):
                 f"solver {self.solver!r} knows all labels of all rows, and some are unknown (NaN); use "
                 "'direct'"
             )
-        center_rows, values = self._centers(given)
+        center_rows, values = centers_of(self, given)
         is_exact = takes_float64(rows.blocks, len(values))
         penalties = grid_of(self.penalty, "penalty")
         choice = choose_solver(
@@ -150,7 +150,7 @@ class KernelRidge(ScoredEstimator):
 
     def _begin_partial(self, first: Given, settings: Mapping[str, str]) -> RunningSums:
         given = FitInputs.of_block(self, first)
-        self._partial_center_rows, values = self._centers(given)
+        self._partial_center_rows, values = centers_of(self, given)
         choice = choose_solver(
             "direct",
             # A first block may be small; what is chosen among stands for all blocks.
@@ -187,19 +187,6 @@ class KernelRidge(ScoredEstimator):
         self.dual_coef_, self.intercept_ = in_target_unit(dual, intercept, given.scaling)
         self.sigma_, self.penalty_ = found.chosen.sigma, found.chosen.penalty
         self._take_calibration(found, given)
-
-    def _centers(self, given: FitInputs) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.number]]:
-        """Return which rows are centers (None: the centers are given), and the centers (M, d)."""
-        if isinstance(self.centers, str):
-            return drawn_centers(given, self.n_centers, how=self.centers)
-        values = np.asarray(self.centers)
-        d = given.rows.blocks.shape[1]
-        if values.ndim != 2 or len(values) == 0 or values.shape[1] != d:
-            raise InputError(
-                f"centers have shape {values.shape}; give (M, {d}) values, or the name of a way to draw them"
-            )
-        check_finite(values)
-        return None, values
 
     def scores(self, X: RowsLike) -> npt.NDArray[np.float64]:
         """Return the scores (n, n_classes) of rows (n, d), also for two classes."""
@@ -247,6 +234,7 @@ class KernelParameters(Protocol):
     kernel: str
     sigma: float | Sequence[float] | None
     n_centers: int
+    centers: str | npt.ArrayLike
 
 
 def check_kernel_options(estimator: KernelParameters) -> None:
@@ -300,6 +288,28 @@ def sizes_of(
         rows_bytes=given.kept_rows_bytes,
         float32_share=share,
     )
+
+
+def centers_of(
+    estimator: KernelParameters, given: FitInputs
+) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.number]]:
+    """Return which rows are centers (None: the centers are given), and the centers (M, d).
+
+    Raises
+    ------
+    InputError
+        For centers that are not finite or of another number of columns than the rows.
+    """
+    if isinstance(estimator.centers, str):
+        return drawn_centers(given, estimator.n_centers, how=estimator.centers)
+    values = np.asarray(estimator.centers)
+    d = given.rows.blocks.shape[1]
+    if values.ndim != 2 or len(values) == 0 or values.shape[1] != d:
+        raise InputError(
+            f"centers have shape {values.shape}; give (M, {d}) values, or the name of a way to draw them"
+        )
+    check_finite(values)
+    return None, values
 
 
 def drawn_centers(

@@ -329,3 +329,15 @@ def test_as_right_as_the_squared_loss_on_digits() -> None:
     assert logistic.score(X[1::2], y[1::2]) > squared.score(X[1::2], y[1::2]) - 0.01
     assert logistic.report_.iteration is not None
     assert logistic.report_.iteration["reason"] == "converged"
+
+
+def test_centers_may_be_given_to_the_logistic_classifier() -> None:
+    X, y = blobs()
+    options: dict[str, Any] = {"sigma": 2.0, "penalty": 1e-3, "random_state": 0}
+    drawn = FalkonLogisticClassifier(n_centers=20, **options).fit(X, y)
+    given = FalkonLogisticClassifier(centers=X[drawn.center_indices_], **options).fit(X, y)
+    assert given.center_indices_ is None
+    assert given.report_.n_centers == 20
+    np.testing.assert_allclose(given.predict_proba(X), drawn.predict_proba(X), atol=1e-6)
+    with pytest.raises(InputError, match=r"centers have shape \(4, 2\); give \(M, 6\) values"):
+        FalkonLogisticClassifier(centers=np.ones((4, 2)), **options).fit(X, y)
