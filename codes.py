@@ -83,6 +83,7 @@ WARNINGS: Mapping[str, str] = {
     "TT317": "A label that is new to the run is not calibrated",
     "TT318": "Names of classes look like several labels",
     "TT319": "Too few images of a label to choose its threshold",
+    "TT320": "A question mark is a class",
     "TT401": "A chosen value is at the edge of its grid",
     "TT402": "A system needed jitter",
     "TT403": "Combinations could not be fitted",

@@ -1,6 +1,7 @@
 """What a manifest holds, in counts: classes or labels, splits, and images of which nothing is known."""
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,7 +102,8 @@ def count_contents(manifest: Manifest) -> ManifestContents:
         n_unlabelled=n_unlabeled,
         largest=dict(sizes[:_SHOWN_CLASSES]),
         smallest=dict(sizes[max(_SHOWN_CLASSES, len(sizes) - 1) :]),
-        numbers=note_numbers([name for name, _ in sizes]),
+        # Cells of several labels are no numbers, whatever the labels are called.
+        numbers="" if is_several else note_numbers([name for name, _ in sizes]),
         is_several=is_several,
         n_without=n_without,
     )
@@ -114,8 +116,14 @@ def _counts(texts: pa.ChunkedArray) -> Counter[str]:
     )
 
 
-def note_numbers(classes: Sequence[str]) -> str:
+def note_numbers(classes: Sequence[str], *, column: str = "label") -> str:
     """Say that labels look like numbers, and what can be done about it; empty text for names of classes.
+
+    Parameters
+    ----------
+    classes : sequence of str
+    column : str
+        Column of the data set that the labels are in, which the advice names.
 
     Examples
     --------
@@ -133,5 +141,5 @@ def note_numbers(classes: Sequence[str]) -> str:
     return (
         f"labels look like numbers ({values[0]:g} to {values[-1]:g}, {len(classes)} values): each value is a "
         "class of its own, and no class is near another; where they are measurements, train --task "
-        "regression --target label learns numbers"
+        f"regression --target {shlex.quote(column)} learns numbers"
     )

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from toptune.errors import InputError
 from toptune.store.datasets.contents import note_numbers
-from toptune.store.datasets.manifest import LABEL_SEPARATOR, Manifest
+from toptune.store.datasets.manifest import LABEL_SEPARATOR, UNKNOWN_LABEL, Manifest
 from toptune.text import counted, named
 from toptune.train.rows.copies import Digests, note_copies
 from toptune.train.rows.few_shot import draw_training_rows
@@ -18,6 +18,7 @@ from toptune.train.rows.groups import check_things, group_keys, row_keys
 from toptune.train.rows.options import RowOptions
 from toptune.train.rows.splits import NAMED, Split, advice_on_several_labels, split_manifest
 from toptune.train.tasks.choice import task_of
+from toptune.train.tasks.multilabel import are_marks
 from toptune.train.tasks.names import CLASSIFICATION
 from toptune.train.tasks.task import TargetMatrix, Task
 
@@ -127,8 +128,9 @@ class ChosenRows:
             train, test = ({self.groups[row] for row in rows} for rows in (split.train, split.test))
             notes.append(f"groups by {grouped_by!r}: {len(train)} train, {len(test)} test [TT305]")
         if self.task.name == CLASSIFICATION:
-            numbers = note_numbers(list(self.classes))
-            return [*notes, *([f"{numbers} [TT306]"] if numbers else []), *self._barred()]
+            numbers = note_numbers(list(self.classes), column=self.options.label_column or "label")
+            told = [f"{numbers} [TT306]"] if numbers else []
+            return [*notes, *told, *self._barred(), *self._questions()]
         return [*notes, *self.task.notes(self.train_labels)]
 
     def _barred(self) -> Iterator[str]:
@@ -140,6 +142,19 @@ class ChosenRows:
                 f"{counted(len(barred), 'class')} of {len(self.classes)} with {LABEL_SEPARATOR!r} in the "
                 f"name ({named(barred, most=_SHOWN)}), each of which is one class; where the parts are "
                 f"labels, several of an image, train with --task multilabel --label-column {column} [TT318]"
+            )
+
+    def _questions(self) -> Iterator[str]:
+        """Say that one column of 0, 1 and ? is three classes here, where several would be labels."""
+        others = [name for name in self.classes if name != UNKNOWN_LABEL]
+        if len(others) < len(self.classes) and are_marks(others):
+            column = self.options.label_column or "label"
+            yield (
+                f"label {UNKNOWN_LABEL!r} of {counted(self.classes[UNKNOWN_LABEL], 'training image')} is a "
+                f"class of its own beside {named(others, most=_SHOWN)}, because column {column!r} alone is "
+                f"one class an image; where {UNKNOWN_LABEL} means that nobody knows, empty these cells in "
+                "the manifest and extract with --update, or name several columns of 0 and 1 with --task "
+                "multilabel --label-column A,B [TT320]"
             )
 
     @property

@@ -134,6 +134,11 @@ def has_several(manifest: Manifest) -> bool:
     return any(LABEL_SEPARATOR in text for text in set(manifest.column(LABELS_COLUMN)) if text)
 
 
+def are_marks(words: Sequence[str]) -> bool:
+    """Tell whether words are what cells of a column of 0 and 1 hold, of which there is one at least."""
+    return bool(words) and {word.strip().lower() for word in words} <= _YES | _NO
+
+
 def _counts(texts: Sequence[str]) -> Counter[str]:
     found: Counter[str] = Counter()
     for text, count in Counter(texts).items():

@@ -105,3 +105,25 @@ def test_rows_found_bad_later_are_left_out_and_the_rest_is_checked_anew() -> Non
         rows.without(of_a)
     with pytest.raises(InputError, match="not finite"):
         choose_rows(manifest(), RowOptions(), cv=5).without(bad)
+
+
+def test_advice_on_labels_that_are_numbers_names_their_column() -> None:
+    ages = [f"{row % 3}.5" for row in range(100)]
+    rows = Manifest.from_columns(ids=IDS, labels=LABELS, sizes=[1] * 100, extra={"age in days": ages})
+    (note,) = choose_rows(
+        Manifest.relabeled(rows, "age in days"), RowOptions(label_column="age in days"), cv=5
+    ).notes
+    assert "train --task regression --target 'age in days' learns numbers" in note
+    (note,) = choose_rows(Manifest.relabeled(rows, "age in days"), RowOptions(), cv=5).notes
+    assert "--target label learns" in note
+
+
+def test_a_question_mark_among_zeros_and_ones_is_told() -> None:
+    def notes(labels: Sequence[str]) -> list[str]:
+        there = Manifest.from_columns(ids=IDS, labels=labels, sizes=[1] * 100)
+        return list(choose_rows(there, RowOptions(test_fraction=0.2), cv=5).notes)
+
+    (note,) = notes(["0", "1", "?", "1"] * 25)
+    assert note.startswith("label '?' of 20 training images is a class of its own beside '0', '1'")
+    assert "empty these cells in the manifest and extract with --update" in note
+    assert notes(["0", "1"] * 50) == notes(["cat", "?"] * 50) == []
