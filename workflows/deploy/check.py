@@ -29,6 +29,8 @@ DEFAULT_CHECK = "digits"
 # logits were wrong, and the comparison shows little.
 _VARIES = 1e-3
 _DOUBTS = 1e-3
+# What is compared of a head that gives numbers.
+PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class ExportCheck:
         Largest difference from what `Classifier.predict` gives; more than `difference` where the features
         were computed in another precision.
     n_other_labels : int
-        Number of images whose label differs from the label that `Classifier.predict` gives.
+        Number of images whose label differs from the label that `Classifier.predict` gives; 0 of numbers.
     spread : float
         Largest standard deviation of a class's probability over the images.
     doubt : float
@@ -72,6 +74,23 @@ class ExportCheck:
     def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON values."""
         return asdict(self) | {"batch_sizes": list(self.batch_sizes)}
+
+    @property
+    def told_difference(self) -> str:
+        """How far the file is from `Classifier.predict`, in words."""
+        if self.what == PREDICTIONS:
+            return (
+                f"numbers differ by up to {self.difference_from_predict:.1e} standard deviations of their "
+                "target from toptune predict's"
+            )
+        return f"probabilities differ by up to {self.difference_from_predict:.1e} from toptune predict's"
+
+    @property
+    def told_others(self) -> str:
+        """How many labels differ, as the end of a sentence; empty text of numbers."""
+        if self.what == PREDICTIONS:
+            return ""
+        return f", {self.n_other_labels} of {self.n_pictures} labels do"
 
     @property
     def warnings(self) -> list[str]:
@@ -199,7 +218,7 @@ def compare(
         n_other_labels=others,
         spread=float((expected.std(axis=0) / unit).max()),
         doubt=float(1 - expected.max(axis=1).min()) if is_class else 1.0,
-        what="predictions" if form.task == REGRESSION else "probabilities",
+        what=PREDICTIONS if form.task == REGRESSION else "probabilities",
     )
 
 

@@ -230,8 +230,7 @@ def _on_decoding(classifier: Classifier, check: ExportCheck) -> list[str]:
         return []
     return [
         "the run decodes large JPEGs at a fraction of their size (decode draft), and the program in the card "
-        f"decodes them whole: probabilities differ by up to {check.difference_from_predict:.1e} from toptune "
-        f"predict's on {check.n_pictures} images of {check.data} [TT503]"
+        f"decodes them whole: {check.told_difference} on {check.n_pictures} images of {check.data} [TT503]"
     ]
 
 
@@ -240,9 +239,8 @@ def _on_precision(classifier: Classifier, check: ExportCheck) -> list[str]:
     if classifier.precision == "fp32":
         return []
     said = (
-        f"the run computes in {classifier.precision}, the file in float32: probabilities "
-        f"differ by up to {check.difference_from_predict:.1e} from toptune predict's, {check.n_other_labels} "
-        f"of {check.n_pictures} labels do"
+        f"the run computes in {classifier.precision}, the file in float32: {check.told_difference}"
+        f"{check.told_others}"
     )
     if check.difference_from_predict >= LARGE_DIFFERENCE or check.n_other_labels:
         again = (

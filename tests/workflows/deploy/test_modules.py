@@ -15,7 +15,7 @@ from toptune.train.kernels.names import KERNELS
 from toptune.train.preprocessing.files import _TYPES
 from toptune.train.tasks.task import TargetMatrix
 from toptune.workflows.deploy.check import ExportCheck
-from toptune.workflows.deploy.exporting import _on_precision
+from toptune.workflows.deploy.exporting import _on_decoding, _on_precision
 from toptune.workflows.deploy.head_modules import HeadModule, check_exportable, exportable_heads
 from toptune.workflows.deploy.preprocessing_modules import STEP_MODULES, PreprocessingModule
 from toptune.workflows.predict.finetuned_network import FineTunedNetwork
@@ -171,3 +171,16 @@ def test_a_file_that_differs_from_predict_by_percents_comes_with_advice(
     else:
         assert f"Where file and predict must agree: {step}" in line
         assert "measure both by evaluate --data" in line
+
+
+def test_notes_on_a_file_of_a_regression_speak_of_numbers() -> None:
+    check = ExportCheck(
+        data="photos", n_pictures=8, batch_sizes=(1, 2), difference=1e-6, difference_from_predict=0.01,
+        n_other_labels=0, spread=0.5, doubt=1.0, what="predictions",
+    )  # fmt: skip
+    backbone = SimpleNamespace(transform=SimpleNamespace(route="draft 2"))
+    classifier: Any = SimpleNamespace(precision="bf16", network=SimpleNamespace(), backbones=[backbone])
+    for (line,) in (_on_precision(classifier, check), _on_decoding(classifier, check)):
+        assert "numbers differ by up to 1.0e-02 standard deviations of their target" in line
+        assert "probabilities" not in line
+        assert "label" not in line
