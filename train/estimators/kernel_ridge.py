@@ -347,6 +347,6 @@ def kernels_of(
     if widths is None:
         # Drawn centers are in the order of the rows, which may be sorted by class: every k-th center
         # represents all of them, and the first thousand might not.
-        some = centers[:: max(1, len(centers) // _MEDIAN_ROWS)]
-        widths = [multiple * median_distance(some) for multiple in usual]
+        median = median_distance(centers[:: max(1, len(centers) // _MEDIAN_ROWS)])
+        widths = [multiple * median for multiple in usual]
     return [kernel_of(estimator.kernel, width) for width in widths]

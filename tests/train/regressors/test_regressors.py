@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, make_friedman1
 from sklearn.kernel_ridge import KernelRidge
@@ -14,6 +15,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from toptune.errors import InputError
 from toptune.store import ArrayBlocks
 from toptune.train import FalkonRegressor, NearestNeighborRegressor, RidgeRegressor
+from toptune.train.kernels.kernels import median_distance
 
 X, y = load_diabetes(return_X_y=True)
 X, y = X[:200], y[:200]
@@ -114,3 +116,16 @@ def test_a_hundred_targets_count_in_the_projected_memory() -> None:
     assert head.coef_.shape == (100, 20)
     # NumPy's memory; torch's is projected by the same sums as for classes.
     assert 2 * targets.nbytes < peak <= head.report_.peak_bytes <= limit
+
+
+def test_the_median_distance_is_taken_once_for_all_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    def counted(rows: torch.Tensor) -> float:
+        taken.append(len(rows))
+        return median_distance(rows)
+
+    monkeypatch.setattr("toptune.train.estimators.kernel_ridge.median_distance", counted)
+    rows = np.random.default_rng(0).normal(size=(40, 3))
+    FalkonRegressor(n_centers=20, cv=2, random_state=0).fit(rows, rows[:, 0])
+    assert taken == [20]
