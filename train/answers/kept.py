@@ -97,6 +97,8 @@ class Said:
     way : str
         How the rows of a thing become one answer. From means of features nothing was left out, so that
         nothing is said of things then.
+    is_ordinal : bool
+        Whether numbers are steps of a scale, to which answers of things are rounded.
     """
 
     task: str
@@ -106,6 +108,7 @@ class Said:
     rows: Rows
     things: Sequence[str] | None = None
     way: str = LOGS
+    is_ordinal: bool = False
 
     def kept(self) -> LeftOut | LeftOutErrors | None:
         """Return what a run keeps of it; None where no label applies to any row."""
@@ -153,4 +156,5 @@ class Said:
         if self.things is None or self.way == FEATURES:
             return None
         numbered = Things.of(self.things)
-        return numbered.answers(self.values, task=self.task, way=self.way)[numbered.codes]
+        said = numbered.answers(self.values, task=self.task, way=self.way, is_ordinal=self.is_ordinal)
+        return said[numbered.codes]

@@ -43,6 +43,7 @@ def said_of(run: Run, rows: ChosenRows, left_out: LeftOutScores | None) -> Said 
         rows=rows.split.train[left_out.rows],
         things=None if things is None else [things[row] for row in at],
         way=rows.options.answers_from,
+        is_ordinal=form.is_ordinal,
     )
 
 
