@@ -56,7 +56,7 @@ PREPROCESS = click.option(
     "--preprocess",
     metavar="STEPS",
     help="Steps before the head, in order, with commas: standardise (the default of most heads), l2, "
-    "power, pca:N, whiten:N, ternary; or none.",
+    "power, pca:N, whiten:N, ternary; weigh last, for kernel heads on several layers; or none.",
 )
 COLUMNS = together(
     click.option(

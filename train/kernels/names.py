@@ -2,7 +2,8 @@
 
 from toptune.options import check_choice
 
-KERNELS = ("gaussian", "laplacian", "matern12", "matern32", "matern52", "linear")
+GAUSSIAN = "gaussian"
+KERNELS = (GAUSSIAN, "laplacian", "matern12", "matern32", "matern52", "linear")
 
 
 def check_kernel(name: str) -> None:

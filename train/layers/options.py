@@ -6,7 +6,7 @@ from typing import TypedDict
 from toptune.errors import InputError
 from toptune.machine.devices import AUTO, check_device_name
 from toptune.machine.memory import bytes_of
-from toptune.train.preprocessing.spec import MIXING, parse_preprocessing
+from toptune.train.preprocessing.spec import MIXING, is_weighed, parse_preprocessing
 from toptune.train.tasks.names import CLASSIFICATION
 
 # Heads that tell subsets of layers apart better than ridge regression does, and that can check a short list.
@@ -83,6 +83,12 @@ class SearchOptions:
             )
         if self.device is not None:
             check_device_name(self.device, is_for_head=True)
+        if is_weighed(self.preprocess):
+            raise InputError(
+                f"preprocessing {self.preprocess!r} weighs layers, and a search chooses among them; leave "
+                f"one of the two out",
+                option="preprocess",
+            )
         mixing = [step.name for step in parse_preprocessing(self.preprocess) if step.name in MIXING]
         if mixing:
             raise InputError(

@@ -20,11 +20,13 @@ from toptune.train.preprocessing.steps import (
     Step,
     Ternary,
     UnitNorm,
+    Weigh,
 )
 
 FILE = "preprocessing.safetensors"
 _TYPES: dict[str, type[Any]] = {
-    each.name: each for each in (Standardise, UnitNorm, Power, Ternary, PrincipalComponents, Balance, Select)
+    each.name: each
+    for each in (Standardise, UnitNorm, Power, Ternary, PrincipalComponents, Balance, Weigh, Select)
 }
 T = TypeVar("T")
 

@@ -56,6 +56,18 @@ class FiniteRows:
                 yield apply_steps(self.steps, values[good].astype(np.float64))
         self.bad = np.concatenate(bad) if bad else np.zeros(0, np.int64)
 
+    def take(self, wanted: npt.NDArray[np.int64]) -> tuple[Values, npt.NDArray[np.int64]]:
+        """Return the finite ones of some rows, (m, n_columns), and their positions.
+
+        Parameters
+        ----------
+        wanted : ndarray of int64
+            Positions of rows, ascending.
+        """
+        values = np.asarray(self.blocks.take(wanted))
+        good = np.isfinite(values).all(axis=1)
+        return apply_steps(self.steps, values[good].astype(np.float64)).astype(np.float64), wanted[good]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:

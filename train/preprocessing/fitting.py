@@ -5,12 +5,23 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from toptune.errors import InputError
 from toptune.store.features.blocks import Blocks
 from toptune.train.preprocessing.finite_rows import FiniteRows, moments, non_finite_rows
 from toptune.train.preprocessing.preprocessing import Preprocessing
 from toptune.train.preprocessing.principal_components import fit_principal_components
-from toptune.train.preprocessing.spec import MIXING, StepSpec, parse_preprocessing
-from toptune.train.preprocessing.steps import Balance, Layers, Power, Standardise, Step, Ternary, UnitNorm
+from toptune.train.preprocessing.spec import MIXING, WEIGH, StepSpec, parse_preprocessing
+from toptune.train.preprocessing.steps import (
+    Balance,
+    Layers,
+    Power,
+    Standardise,
+    Step,
+    Ternary,
+    UnitNorm,
+    Weigh,
+)
+from toptune.train.preprocessing.weighing import learn_layer_weights, weighed_rows
 
 
 def fit_preprocessing(
@@ -19,6 +30,7 @@ def fit_preprocessing(
     layer_dims: Layers,
     *,
     members: Sequence[str] = (),
+    labels: Sequence[str] | None = None,
     memory_limit_bytes: int | None = None,
 ) -> tuple[Preprocessing, npt.NDArray[np.int64]]:
     """Fit the steps that a text names, in order, each in float64 on the output of the step before.
@@ -38,6 +50,9 @@ def fit_preprocessing(
         Principal components of unit variance.
     ``ternary``
         -1, 0 or 1, by the standardized value.
+    ``weigh``
+        Each layer times a factor; together they are those with which kernel ridge regression has the least
+        log-loss on rows that it leaves out one by one (`learn_layer_weights`). Always the last step.
     ``none``
         Values as stored.
 
@@ -52,6 +67,8 @@ def fit_preprocessing(
     members : sequence of str, optional
         Backbone of each layer. Where there are several, every backbone is scaled to the same total variance,
         after the steps and before ``pca`` or ``whiten``, which mix the layers.
+    labels : sequence of str, optional
+        Class of each row, from which ``weigh`` learns.
     memory_limit_bytes : int, optional
         Limit for the matrices of ``pca`` and ``whiten``; by default half of the machine's memory.
 
@@ -65,7 +82,8 @@ def fit_preprocessing(
     Raises
     ------
     InputError
-        For a text that names no steps, or d x d matrices above the memory limit.
+        For a text that names no steps, d x d matrices above the memory limit, or ``weigh`` without labels or
+        with one layer.
     NumericalError
         If principal components are asked for and no column varies.
 
@@ -84,6 +102,8 @@ def fit_preprocessing(
         dims = fitted.layers_between[-1]
         if step.name == Balance.name:
             new: Step = _balance(rows, dims, members)
+        elif step.name == WEIGH:
+            new = _weigh(rows, dims, labels)
         else:
             new = _fit(step, rows, dims, memory_limit_bytes)
         fitted = Preprocessing(spec=spec, layer_dims=fitted.layer_dims, steps=(*fitted.steps, new))
@@ -92,10 +112,10 @@ def fit_preprocessing(
 
 
 def _with_balance(steps: Sequence[StepSpec], members: Sequence[str]) -> list[StepSpec]:
-    """Put the step that balances several backbones before the first step that mixes layers."""
+    """Put the step that balances several backbones before the first step that mixes or weighs layers."""
     if len(set(members)) < 2:
         return list(steps)
-    mixing = [place for place, step in enumerate(steps) if step.name in MIXING]
+    mixing = [place for place, step in enumerate(steps) if step.name in (*MIXING, WEIGH)]
     place = mixing[0] if mixing else len(steps)
     return [*steps[:place], StepSpec(Balance.name), *steps[place:]]
 
@@ -111,6 +131,21 @@ def _balance(rows: FiniteRows, layer_dims: Layers, members: Sequence[str]) -> Ba
     scale = np.ones(len(names))
     scale[varies] = np.sqrt(totals[varies].mean() / totals[varies])
     return Balance(layer_dims=layer_dims, scale=scale[member])
+
+
+def _weigh(rows: FiniteRows, layer_dims: Layers, labels: Sequence[str] | None) -> Weigh:
+    """Learn the factors of layers from a sample that has the shares of the classes."""
+    if labels is None:
+        raise InputError(
+            f"preprocessing step {WEIGH} learns from one class an image, and no classes are given here; give "
+            "standardise alone",
+            option="preprocess",
+        )
+    codes = np.unique(labels, return_inverse=True)[1]
+    wanted = weighed_rows(codes, n_layers=len(layer_dims))
+    values, at = rows.take(wanted)
+    found = learn_layer_weights(values, codes[at], layer_dims)
+    return Weigh(layer_dims=layer_dims, scale=found, n_rows=len(at))
 
 
 def fit_layer_scaling(rows: FiniteRows, layer_dims: Layers) -> Standardise:

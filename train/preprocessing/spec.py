@@ -6,7 +6,10 @@ from toptune.errors import InputError
 from toptune.options import choices
 
 NONE = "none"
-STEPS = ("standardise", "l2", "power", "pca", "whiten", "ternary")
+STEPS = ("standardise", "l2", "power", "pca", "whiten", "ternary", "weigh")
+WEIGH = "weigh"
+# Width of the Gaussian kernel with which weights of layers are learned.
+WEIGHED_WIDTH = 1.0
 # After these steps the columns of a layer are no longer its own.
 MIXING = ("pca", "whiten")
 
@@ -33,7 +36,20 @@ def parse_preprocessing(spec: str) -> tuple[StepSpec, ...]:
     words = [word.strip() for word in spec.split(",")]
     if words == [NONE]:
         return ()
-    return tuple(_step(word, spec) for word in words)
+    steps = tuple(_step(word, spec) for word in words)
+    names = [step.name for step in steps]
+    if WEIGH in names[:-1] or (WEIGH in names and set(names) & set(MIXING)):
+        raise InputError(
+            f"preprocessing {spec!r}: {WEIGH} learns a weight for each layer, so that it is the last step "
+            f"and goes with none that mixes layers ({', '.join(MIXING)}); give standardise,{WEIGH}",
+            option="preprocess",
+        )
+    return steps
+
+
+def is_weighed(spec: str) -> bool:
+    """Tell whether the last step learns weights of layers."""
+    return any(step.name == WEIGH for step in parse_preprocessing(spec))
 
 
 def _step(word: str, spec: str) -> StepSpec:

@@ -1,7 +1,7 @@
 """The fitted steps that rows of features go through: each a frozen value of its statistics."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -191,22 +191,50 @@ class Balance:
 
     def layers(self, layer_dims: Layers) -> Layers:
         if tuple(self.layer_dims) != layer_dims or self.scale.shape != (len(layer_dims),):
-            raise ValueError(f"step balance is for layers of {self.layer_dims} columns, not {layer_dims}")
+            raise ValueError(f"step {self.name} is for layers of {self.layer_dims} columns, not {layer_dims}")
         return layer_dims
 
     def apply(self, values: Rows) -> Rows:
         result: Rows = values * np.repeat(self.scale, self.layer_dims)
         return result
 
-    def restricted(self, kept: npt.NDArray[np.bool_], layer_dims: Layers) -> "Balance":
+    def restricted(self, kept: npt.NDArray[np.bool_], layer_dims: Layers) -> Self:
         dims = tuple(np.array(layer_dims)[kept].tolist())
-        return Balance(layer_dims=dims, scale=self.scale[kept])
+        return replace(self, layer_dims=dims, scale=self.scale[kept])
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "rule": "each backbone scaled to the same total variance of the training rows",
             "factors": list(dict.fromkeys(self.scale.tolist())),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weigh(Balance):
+    """Each layer times a factor that was learned from labels; see `toptune.train.preprocessing.weighing`.
+
+    Attributes
+    ----------
+    layer_dims : tuple of int
+        Columns of each layer.
+    scale : ndarray of float64, shape (n_layers,)
+        The factors: with these, the Gaussian kernel of width 1 is the one that they were learned with.
+    n_rows : int
+        Training rows that the factors were learned from.
+    """
+
+    name: ClassVar[str] = "weigh"
+    n_rows: int
+
+    def to_dict(self) -> dict[str, Any]:
+        shares = self.scale**2 / max(float((self.scale**2).sum()), 1e-300)
+        return {
+            "name": self.name,
+            "rule": "each layer by the factor with which left-out rows have the least log-loss",
+            "n_rows": self.n_rows,
+            "factors": self.scale.tolist(),
+            "shares": shares.tolist(),
         }
 
 

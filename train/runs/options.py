@@ -9,7 +9,9 @@ from toptune.machine.limits import LimitArguments, RunLimits
 from toptune.machine.plans import plan_logger
 from toptune.options import check_choice, choices, flat_options
 from toptune.train.heads.options import HeadArguments, HeadOptions
-from toptune.train.preprocessing.spec import parse_preprocessing
+from toptune.train.kernels.names import GAUSSIAN
+from toptune.train.layers.options import SHORT_LIST_HEADS
+from toptune.train.preprocessing.spec import WEIGHED_WIDTH, is_weighed, parse_preprocessing
 from toptune.train.rows.options import RowArguments, RowOptions
 from toptune.train.tasks.names import AUTO_TASK, CLASSIFICATION, MULTILABEL, REGRESSION
 
@@ -99,6 +101,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         # Parsing refuses a misspelled step before any feature is read.
         parse_preprocessing(self.preprocessing)
+        self._check_weighed()
         if self.fusion is not None:
             check_choice(self.fusion, FUSIONS, option="fusion")
         check_task(self.rows, self.head)
@@ -110,6 +113,39 @@ class TrainOptions:
     def preprocessing(self) -> str:
         """The steps that were asked for, or the default steps of the head."""
         return self.head.preprocessing if self.preprocess is None else self.preprocess
+
+    @property
+    def fitted_head(self) -> HeadOptions:
+        """The options of the head that is made: where layers are weighed, with the width of the weights.
+
+        Weights of layers are learned with the kernel's width, which is then 1; the head's own search for a
+        width would let go of it.
+        """
+        if is_weighed(self.preprocessing) and self.head.sigma is None:
+            return replace(self.head, sigma=WEIGHED_WIDTH)
+        return self.head
+
+    def _check_weighed(self) -> None:
+        """Refuse weights of layers where no Gaussian kernel uses them, or a search chooses the layers."""
+        if not is_weighed(self.preprocessing):
+            return
+        from toptune.store.arrays.stored_layers import AUTO  # it imports numpy, which help does not need
+
+        head = self.head
+        if head.best or head.head not in SHORT_LIST_HEADS or head.kernel != GAUSSIAN:
+            given = "best" if head.best else f"head {head.head!r} with kernel {head.kernel!r}"
+            raise InputError(
+                f"preprocessing {self.preprocessing!r} learns the widths of a Gaussian kernel, one a layer, "
+                f"which {given} does not take; give --head {' or '.join(SHORT_LIST_HEADS)} with --kernel "
+                f"{GAUSSIAN}, or --preprocess standardise",
+                option="preprocess",
+            )
+        if self.layers == AUTO:
+            raise InputError(
+                f"layers is {AUTO!r} and preprocessing {self.preprocessing!r}; one chooses layers, the other "
+                "weighs them: leave one of the two out",
+                option="layers",
+            )
 
     def for_task(self, manifest: "Manifest") -> "TrainOptions":
         """Return the options with the task that was asked for or, by ``auto``, that a data set's labels say.

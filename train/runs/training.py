@@ -353,6 +353,7 @@ def fit_to_rows(prepared: Prepared, rows: ChosenRows) -> tuple[Preprocessing, np
         features.blocks(names, split.train),
         tuple(array.dim for array in prepared.arrays),
         members=[split_name(name)[0] for name in names],
+        labels=rows.train_labels if rows.task.name == CLASSIFICATION else None,
         memory_limit_bytes=left_bytes(options.limits.memory_limit_bytes),
     )
     # A row with NaN would make every sum NaN. Test rows are checked as well, because they cannot be scored.
@@ -496,7 +497,7 @@ def _new_head(options: TrainOptions, *, is_compared: bool = False) -> "Head":
     from toptune.train.heads.heads import new_head
 
     return new_head(
-        options.head, seed=options.rows.seed, limits=options.limits, is_compared=is_compared,
+        options.fitted_head, seed=options.rows.seed, limits=options.limits, is_compared=is_compared,
         task=options.rows.task,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from toptune.train.preprocessing.preprocessing import Preprocessing
 from toptune.train.preprocessing.principal_components import PrincipalComponents
-from toptune.train.preprocessing.steps import Balance, Power, Select, Standardise, Ternary, UnitNorm
+from toptune.train.preprocessing.steps import Balance, Power, Select, Standardise, Ternary, UnitNorm, Weigh
 
 
 class PreprocessingModule(nn.Module):
@@ -136,6 +136,7 @@ STEP_MODULES: dict[type, Callable[[Any, torch.dtype], nn.Module]] = {
     Power: _Power,
     PrincipalComponents: _Projection,
     Balance: _Balance,
+    Weigh: _Balance,
     Select: _Selection,
 }
 

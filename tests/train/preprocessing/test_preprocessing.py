@@ -25,7 +25,7 @@ DIMS = (3, 5, 2)
 SPECS = [
     "none", "standardise", "l2", "power", "power:0.3", "ternary", "pca", "pca:4", "pca:0.9", "whiten",
     "whiten:0.8", "l2,standardise", "power,l2", "standardise,pca:4", "l2,whiten:3,ternary",
-    "standardise,pca,l2",
+    "standardise,pca,l2", "standardise,weigh",
 ]  # fmt: skip
 KEEP_LAYERS = [spec for spec in SPECS if "pca" not in spec and "whiten" not in spec]
 
@@ -38,7 +38,12 @@ def values() -> Values:
 
 
 def fit(spec: str, values: Values, dims: tuple[int, ...] = DIMS) -> Preprocessing:
-    return fit_preprocessing(spec, ArrayBlocks(values), dims)[0]
+    return fit_preprocessing(spec, ArrayBlocks(values), dims, labels=labels_of(values))[0]
+
+
+def labels_of(values: Values) -> list[str]:
+    """Three classes that the second layer tells apart."""
+    return [str(each) for each in np.digitize(values[:, 5], np.nanquantile(values[:, 5], (0.3, 0.6)))]
 
 
 def layers(values: Values) -> list[Values]:
@@ -218,7 +223,8 @@ def test_rows_that_are_not_finite_are_told_and_left_out(spec: str, values: Value
     broken = np.insert(values, [5, 100], np.nan, axis=0)
     broken[5, 4:] = 0.0
     broken[101, 0] = np.inf
-    fitted, bad = fit_preprocessing(spec, ArrayBlocks(broken), DIMS)
+    labels = np.insert(labels_of(values), [5, 100], "0").tolist()
+    fitted, bad = fit_preprocessing(spec, ArrayBlocks(broken), DIMS, labels=labels)
     assert bad.tolist() == [5, 101]
     good = np.delete(broken, bad, axis=0)
     np.testing.assert_allclose(fitted.apply(good), fit(spec, values).apply(values), rtol=1e-5, atol=1e-6)
@@ -298,6 +304,8 @@ def test_restricted_after_components_keeps_all_layers(values: Values) -> None:
         ("pca:-3", "number of components"),
         ("power:0", "exponent above 0"),
         ("power:many", "exponent above 0"),
+        ("weigh,l2", "weigh learns a weight for each layer, so that it is the last step.*standardise,weigh"),
+        ("pca:4,weigh", "goes with none that mixes layers"),
     ],
 )
 def test_what_a_spec_cannot_be(spec: str, message: str) -> None:

@@ -24,7 +24,7 @@ Values = npt.NDArray[Any]
 DIMS = (3, 5, 2)
 SPECS = [
     "none", "standardise", "l2", "power:0.3", "ternary", "pca:0.9", "whiten:4", "l2,standardise",
-    "standardise,pca:4,power,l2", "l2,whiten:3,ternary",
+    "standardise,weigh", "standardise,pca:4,power,l2", "l2,whiten:3,ternary",
 ]  # fmt: skip
 
 
@@ -45,7 +45,8 @@ def preprocessed(preprocessing: Preprocessing, values: Values, dtype: torch.dtyp
 def test_steps_give_what_the_preprocessing_gives(spec: str, values: Values) -> None:
     # Several backbones add a step of their own; the last spec shows that one has none.
     members = () if spec == SPECS[-1] else ("a", "a", "b")
-    fitted = fit_preprocessing(spec, ArrayBlocks(values), DIMS, members=members)[0]
+    labels = [str(each) for each in values[:, 4] > np.median(values[:, 4])]
+    fitted = fit_preprocessing(spec, ArrayBlocks(values), DIMS, members=members, labels=labels)[0]
     expected = fitted.apply(values)
     result = preprocessed(fitted, values, torch.float64)
     assert result.dtype == np.float32
