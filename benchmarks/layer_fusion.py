@@ -21,14 +21,16 @@ for every method. The methods are
     Kernel ridge regression on ``exp(-sum_l w_l D_l / 2)``, with D_l the squared distances of the standardized
     layer l. The logarithms of the weights, the penalty and a temperature minimize the leave-one-out log-loss
     of the training rows by L-BFGS, with ``decay`` times the mean square of the logarithms' deviations added.
+``weighed``
+    ``train --head falkon --preprocess standardise,weigh``: the kernel head with the same weights.
 ``equal``
     The same with one weight for all layers, which is what the weights must be better than.
 ``aligned``
     Kernel ridge regression on ``sum_l w_l K_l``, with w_l >= 0 by centered alignment (Cortes, Mohri &
     Rostamizadeh 2012, "Algorithms for learning kernels based on centered alignment"), and K_l Gaussian.
 
-The last three are dense, on all training rows. Results are appended line by line, so that a stopped run
-resumes.
+``weighted``, ``equal`` and ``aligned`` are dense, on all training rows. Results are appended line by line, so
+that a stopped run resumes.
 """
 
 import argparse
@@ -51,7 +53,7 @@ from toptune.train.numerics.calibration import fit_temperature
 from toptune.train.rows.chosen_rows import ChosenRows, choose_rows
 from toptune.train.rows.options import RowOptions
 
-METHODS = ("all", "searched", "equal", "weighted", "aligned", "attentive")
+METHODS = ("all", "searched", "equal", "weighted", "weighed", "aligned", "attentive")
 DECAY = 0.05
 EPOCHS, WIDTH, HEADS = 40, 192, 8
 SETTINGS = tuple(
@@ -255,11 +257,12 @@ def measure(options: argparse.Namespace, dataset: str, model: str, seed: int, me
     """Fit one method on one split."""
     name = f"local-dir:{options.assets / 'weights' / model}"
     clock, processor = time.perf_counter(), time.process_time()
-    if method in ("all", "searched"):
+    if method in ("all", "searched", "weighed"):
         with tempfile.TemporaryDirectory() as folder:
             run = train(options.store, dataset=dataset, model=name, out=Path(folder) / "run", seed=seed,
                         resplit=True, group_by=GROUPS.get(dataset), keep_sums=False,
-                        layers="auto" if method == "searched" else None)  # fmt: skip
+                        layers="auto" if method == "searched" else None,
+                        preprocess="standardise,weigh" if method == "weighed" else None)  # fmt: skip
         left_out = run.head.left_out
         told: dict[str, Any] = {key: run.metrics[key] for key in ("accuracy", "log_loss")}
         told["left_out"] = {"accuracy": left_out.accuracy, "log_loss": left_out.log_loss} if left_out else {}
