@@ -33,6 +33,8 @@ FEW_IMAGES = 25
 SHARE_OF_FEW = Share(-0.65, -0.2, 0.2)
 SHARE_OF_FAR = Share(-0.45, -0.15, 0.0)
 SHARE_OF_NEAR = Share(-0.2, 0.2, 0.5)
+# How often the rules are right, with each data set left out, and how often "stay frozen" alone is.
+N_CASES, N_RIGHT, N_FROZEN_RIGHT = 17, 14, 14
 
 Recommendation = Literal["stay-frozen", "fine-tune"]
 Certainty = Literal["high", "moderate", "low"]
@@ -239,6 +241,10 @@ def _remarks(evidence: Evidence) -> Iterator[str]:
     limit = evidence.finetune_limit
     if limit is not None and seconds[0] <= limit < seconds[1]:
         yield f"that may be more than the limit of {duration(limit)}: a run that was stopped goes on later"
+    yield (
+        f"that is what it takes to find out: in {N_CASES} studied cases the rules were right {N_RIGHT} "
+        f"times, and staying frozen {N_FROZEN_RIGHT} times"
+    )
 
 
 def duration(seconds: float) -> str:

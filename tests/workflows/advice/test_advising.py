@@ -16,6 +16,7 @@ from toptune.extract import extract
 from toptune.store import FeatureStore, InputError
 from toptune.train import train
 from toptune.workflows import advise, finetune, plan_finetune
+from toptune.workflows.advice import rules
 from toptune.workflows.advice.evidence import Evidence
 from toptune.workflows.advice.rules import advise_on
 from toptune.workflows.study.study import run_study
@@ -281,6 +282,19 @@ def test_shares_are_written_from_the_other_data_sets_alone() -> None:
     assert gains[3] == pytest.approx((-0.2, -0.1, 0.1))
     # What is shipped is there again afterwards.
     assert advise_on(few).gain == case("a", 0.6).shipped.gain
+
+
+def test_the_report_says_how_often_the_rules_are_right() -> None:
+    replayed = runpy.run_path(str(ROOT / "benchmarks" / "advice.py"))
+    paths = sorted((ROOT / "docs" / "studies" / "results").glob("*/results.csv"))
+    read = replayed["read_cases"](paths, classes=replayed["CLASSES"], margin=0.01)
+    cases = replayed["left_out"](read)
+    advised = replayed["advisers"](cases)
+    names = ("rules, written from other data sets", "always stay frozen")
+    right = [
+        sum(case.truth == advice for case, advice in zip(cases, advised[name], strict=True)) for name in names
+    ]
+    assert (len(cases), *right) == (rules.N_CASES, rules.N_RIGHT, rules.N_FROZEN_RIGHT)
 
 
 def _results(path: Path) -> list[dict[str, Any]]:
