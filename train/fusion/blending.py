@@ -11,9 +11,12 @@ from toptune.machine.limits import LimitArguments, RunLimits
 from toptune.options import options_of
 from toptune.store.features.feature_store import FeatureStore
 from toptune.text import counted
-from toptune.train.runs.options import LATE
+from toptune.train.numerics.thresholds import F1
+from toptune.train.rows.options import ways_of
+from toptune.train.runs.options import JOIN, LATE
 from toptune.train.runs.record import HASHED, RunRecord
 from toptune.train.runs.writing import check_out
+from toptune.train.tasks.names import CLASSIFICATION, MULTILABEL
 
 if TYPE_CHECKING:  # it imports torch, which runs that are refused do not need
     from toptune.train.fusion.fused_run import FusedRun
@@ -51,7 +54,8 @@ def blend(
     ------
     InputError
         For fewer than two runs, a run that is given twice, runs of other rows, splits, classes or folds than
-        the first, a run without folds, a run of several models or a fine-tuned network.
+        the first, or with other answers of things; a run without folds, of numbers, of several models, or a
+        fine-tuned network.
     StoreError
         If the store does not hold the features of a run.
 
@@ -112,6 +116,12 @@ def _read(runs: Sequence[str | os.PathLike[str]]) -> dict[Path, RunRecord]:
 def _check_alike(records: Mapping[Path, RunRecord]) -> None:
     """Refuse runs of other rows or folds than the first, and runs whose fits cannot be repeated."""
     for folder, record in records.items():
+        if record.task_name not in (CLASSIFICATION, MULTILABEL):
+            raise InputError(
+                f"run {folder} has learned --task {record.task_name}, and blend weighs probabilities of "
+                f"classes or of labels; train the models in one command, with --fusion {JOIN}",
+                option="runs",
+            )
         if record.folds is None or record.folds.rule == HASHED:
             why = "was fitted without folds" if record.folds is None else "is older than stored folds"
             raise InputError(
@@ -149,10 +159,18 @@ def _identity(record: RunRecord) -> dict[str, tuple[object, str]]:
         "the data set": (record.dataset, "blend runs of one data set"),
         "the version of the data set": (version, "bring both up to date (train --update)"),
         "the images of the data set": (images and images[:12], "train again on the same images"),
+        "the task": (record.task_name, "blend runs of one task"),
         "the classes": (len(record.classes), same),
         "the number of training rows": (record.split.n_train, same),
         "the number of test rows": (record.split.n_test, same),
         "the rows, labels and split": ((record.split.rows_digest or "")[:12], same),
         "the number of folds": (record.folds.count, "train both with the same --cv"),
         "the folds": ((record.folds.digest or "")[:12], "train both with the same --cv and --group-by"),
+        # The run has one answer for a thing, and one rule from which probability labels apply.
+        "the things": (record.options.get("answer_by"), "train both with the same --answer-by"),
+        "the answers of things": (
+            record.options.get("answer_from") or ways_of(record.task_name)[0],
+            "train both with the same --answer-from",
+        ),
+        "the thresholds": (record.options.get("threshold") or F1, "train both with the same --threshold"),
     }

@@ -105,22 +105,22 @@ class Training:
     @classmethod
     def of(cls, rows: ChosenRows, *, class_weight: str | None) -> "Training":
         """Take them from the rows that were chosen."""
-        if isinstance(targets := rows.train_targets, TargetMatrix):
-            n = len(targets)
-            found = cls(
-                codes=np.zeros(n, np.int64), weights=np.ones(n), folds=rows.folds.numbers,
-                labels=targets.values,
-            )  # fmt: skip
-        else:
-            found = cls.labeled(rows.train_labels, rows.folds.numbers, class_weight=class_weight)
+        found = cls.taught(rows.train_targets, rows.folds.numbers, class_weight=class_weight)
         return replace(found, things=rows.train_things, answers_from=rows.options.answers_from)
 
     @classmethod
-    def labeled(
-        cls, labels: Sequence[str], folds: npt.NDArray[np.int64], *, class_weight: str | None
+    def taught(
+        cls,
+        targets: Sequence[str] | TargetMatrix,
+        folds: npt.NDArray[np.int64],
+        *,
+        class_weight: str | None,
     ) -> "Training":
-        """Take them from labels and folds (n,)."""
-        classes, codes = np.unique(labels, return_inverse=True)
+        """Take them from the class or the labels of each row and from folds (n,)."""
+        if isinstance(targets, TargetMatrix):
+            n = len(targets)
+            return cls(codes=np.zeros(n, np.int64), weights=np.ones(n), folds=folds, labels=targets.values)
+        classes, codes = np.unique(targets, return_inverse=True)
         codes = codes.astype(np.int64)
         return cls(codes=codes, weights=row_weights(codes, classes, class_weight), folds=folds)
 

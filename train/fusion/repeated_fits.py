@@ -14,6 +14,8 @@ from toptune.store.arrays.stored_layers import AUTO, choose_arrays
 from toptune.store.features.feature_store import FeatureStore
 from toptune.store.features.feature_view import StoredFeatures
 from toptune.store.joined.member_costs import member_costs
+from toptune.train.answers.class_tree import ClassTree
+from toptune.train.answers.files import ADVICE
 from toptune.train.fusion.fused_run import FusedRun
 from toptune.train.fusion.fusing import Member, Training, fused_run, score_together_with, write_fused
 from toptune.train.heads.kinds import kind_of
@@ -21,10 +23,14 @@ from toptune.train.passes.training_rows import LeftOutScores
 from toptune.train.preprocessing.fitting import fit_preprocessing
 from toptune.train.preprocessing.preprocessing import PreprocessedBlocks
 from toptune.train.rows.folds import LEAVE_ONE_GROUP_OUT, Folds
+from toptune.train.rows.groups import group_keys
 from toptune.train.runs.evaluation import stored_rows
 from toptune.train.runs.run import Run, read_labels
 from toptune.train.runs.run_folds import folds_of, read_folds
 from toptune.train.runs.scoring import Scored
+from toptune.train.tasks.choice import task_of
+from toptune.train.tasks.names import CLASSIFICATION
+from toptune.train.tasks.task import TargetMatrix
 
 # Left-out log-losses of one fit and of its repetition that differ by more than this are told.
 _SAME_LOSS = 0.01
@@ -57,28 +63,40 @@ def blended(
     folds = read_folds(opened[0])
     limits = limits.settled()
     labels = read_labels(opened[0].folder)
-    train_labels = [labels[row] for row in opened[0].train_rows.tolist()]
-    known = folds_of(folds, first.count, train_labels)
+    texts, task = [labels[row] for row in opened[0].train_rows.tolist()], task_of(opened[0].record.task_name)
+    known = folds_of(folds, first.count, texts, task=task.name)
+    targets = texts if task.name == CLASSIFICATION else task.targets(texts, list(opened[0].classes))
     members, notes = [], []
     for name, run in zip(_names(opened), opened, strict=True):
         features = stored_rows(run, store=store, dataset=None, split="all").cache
         phases.notify(name)
         with phases("leave out"):
-            left_out, note = _left_out(run, features, train_labels, known, limits)
+            left_out, note = _left_out(run, features, targets, known, limits)
         notes += note
         members.append(_member(name, run, features, left_out))
     # Heads of differently weighted classes are weighed by rows that count the same.
     weightings = {run.record.options.get("class_weight") for run in opened}
     class_weight = "balanced" if weightings == {"balanced"} else None
     with phases("weigh"):
-        training = Training.labeled(train_labels, folds, class_weight=class_weight)
-        new, kept, said = fused_run(path, members, training)
+        training = Training.taught(targets, folds, class_weight=class_weight)
+        new, kept, said = fused_run(path, members, _with_things(training, members[0]))
     fusion = replace(new.fusion, runs=tuple(str(run.folder) for run in opened))
     new = replace(new, record=replace(new.record, fusion=fusion, warnings=(*new.record.warnings, *notes)))
     manifest = kept[0].features.manifest
+    tree = ClassTree.read(kept[0].run.folder, new.classes, advice=ADVICE)
     with phases("test"):
-        scored = score_together_with(new, kept, manifest, new.test_rows, labels)
+        scored = score_together_with(new, kept, manifest, new.test_rows, labels, tree=tree)
     return write_fused(new, kept, scored, manifest, phases, folds=known, all_members=members, said=said)
+
+
+def _with_things(training: Training, member: Member) -> Training:
+    """Add the thing that each training row shows, as the run of a member tells things."""
+    options = member.run.row_options
+    if options.answer_by is None:
+        return training
+    keys = group_keys(member.features.manifest, options.answer_by, option="answer_by")
+    things = [keys[row] for row in member.run.train_rows.tolist()]
+    return replace(training, things=things, answers_from=options.answers_from)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -92,7 +110,11 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _left_out(
-    run: Run, features: StoredFeatures, labels: Sequence[str], folds: Folds, limits: RunLimits
+    run: Run,
+    features: StoredFeatures,
+    targets: list[str] | TargetMatrix,
+    folds: Folds,
+    limits: RunLimits,
 ) -> tuple[LeftOutScores, list[str]]:
     """Repeat the fits of a run without each fold, with the parameters that it has chosen.
 
@@ -117,8 +139,9 @@ def _left_out(
         memory_limit_bytes=limits.left_for_head(),
         dask=limits.dask,
         is_compared=True,
+        task=run.record.task_name,
     )
-    head.fit(_blocks(run, features), labels, groups=[f"{fold:06d}" for fold in folds.numbers.tolist()])
+    head.fit(_blocks(run, features), targets, groups=[f"{fold:06d}" for fold in folds.numbers.tolist()])
     if head.left_out_scores is None:
         raise InputError(
             f"head {run.head.name!r} of {run.folder} leaves out no rows, by which heads are weighed; blend "

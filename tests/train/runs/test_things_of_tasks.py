@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 
 from toptune.errors import InputError
 from toptune.store import FeatureCache
-from toptune.train import train
+from toptune.train import blend, train
 from toptune.train.answers.described import describe_asked
 from toptune.train.answers.kept import Said
 from toptune.train.answers.left_out import LeftOut
@@ -25,6 +25,7 @@ from toptune.workflows import evaluate
 Build = Callable[..., FeatureCache]
 N, OF_ONE = 240, 3
 NAMES = ("blue", "car", "round")
+HEADS = ("ridge", "falkon")
 
 
 def parts(hidden: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float32]]:
@@ -126,6 +127,30 @@ def test_the_labels_of_a_thing_apply_from_its_own_thresholds(
 def test_a_fixed_threshold_is_that_of_things_too(labels: Path, tmp_path: Path) -> None:
     run = train(labels, out=tmp_path / "run", **options(answer_from="features", threshold=0.3))
     assert run.record.thing_thresholds == dict.fromkeys(NAMES, 0.3)
+
+
+def test_runs_of_several_labels_are_blended_with_their_things(labels: Path, tmp_path: Path) -> None:
+    alone = [train(labels, out=tmp_path / head, **options(head=head)) for head in HEADS]
+    run = blend([each.folder for each in alone], out=tmp_path / "run")
+    assert run.metrics["things"]["n_things"] == len(run.test_rows) // OF_ONE
+    assert run.metrics["mean_average_precision"] == pytest.approx(
+        alone[0].metrics["mean_average_precision"], abs=0.05
+    )
+    assert run.record.thing_thresholds is not None
+    # Left-out answers of things were not kept, so that things had no sets.
+    found = evaluate(run.folder, coverage=0.8)
+    assert found["things"]["label_sets"]["n_left_out"] < found["label_sets"]["n_left_out"]
+    other = train(labels, out=tmp_path / "other", **options(answer_from="maximum"))
+    with pytest.raises(InputError, match=r"differ in the answers of things: log-probabilities and maximum"):
+        blend([alone[0].folder, other.folder], out=tmp_path / "no")
+
+
+def test_runs_of_numbers_are_not_blended(numbers: Path, tmp_path: Path) -> None:
+    runs = [
+        train(numbers, out=tmp_path / head, **options(head=head, target="age")) for head in ("ridge", "knn")
+    ]
+    with pytest.raises(InputError, match=r"--task regression, and blend weighs .*with --fusion join"):
+        blend([run.folder for run in runs], out=tmp_path / "run")
 
 
 def test_things_with_several_label_sets_are_refused(labels: Path, tmp_path: Path) -> None:
