@@ -18,6 +18,8 @@ from toptune.train.tasks.names import CLASSIFICATION, REGRESSION
 from toptune.workflows.deploy.formats import Runner
 from toptune.workflows.deploy.network_inputs import NetworkInput
 from toptune.workflows.predict.classifier import Classifier
+from toptune.workflows.predict.images import find_images
+from toptune.workflows.predict.windows import windows
 
 N_IMAGES = 16
 # Batches of 5, of what is left over, and of single images show that the batch size is free. A network traced
@@ -227,9 +229,9 @@ def _n_others(found: Sequence[str], expected: Sequence[str]) -> int:
 
 
 def probabilities_of(classifier: Classifier, files: list[bytes]) -> npt.NDArray[np.float64]:
-    """Compute probabilities (n, n_classes) by `Classifier.predict`."""
-    answers = classifier.predict(files)
-    return np.array([[answer.probabilities[name] for name in classifier.classes] for answer in answers])
+    """Compute probabilities (n, n_classes) of images as `Classifier.predict` does, without things."""
+    found = windows(classifier.network, find_images(files), batch_size=32, progress=None)
+    return np.concatenate([answers.probabilities for answers, _, _ in found])
 
 
 def _largest(differences: npt.NDArray[np.float64]) -> float:

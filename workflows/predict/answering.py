@@ -167,6 +167,12 @@ def thing_keys(images: Sequence[tuple[str, FoundImage]], by: str) -> list[str]:
         keys.append(values[image.row] or None)
     without = [name for (name, _), key in zip(images, keys, strict=True) if key is None]
     if without:
+        if held and by in ("label", "split", *columns):
+            raise InputError(
+                f"column {by!r} names no thing for {counted(len(without), 'image')} of {len(images)}, for "
+                f"instance {without[0]!r}; fill the column in, or give each such image a value of its own",
+                option="answer_by",
+            )
         known = f"; {choices(by, sorted(columns))}" if columns else ""
         raise InputError(
             f"answer_by {by!r} names no thing for {counted(len(without), 'image')} of {len(images)}, for "

@@ -16,6 +16,7 @@ from toptune.errors import InputError
 from toptune.extract import extract
 from toptune.train import train
 from toptune.workflows import Classifier
+from toptune.workflows.deploy.check import probabilities_of
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -110,6 +111,22 @@ def test_things_are_told_by_the_column_of_a_list(
     assert [each.path for each in found] == ["p0", "p1"]
     with pytest.raises(InputError, match=r"'patience' names no thing for .* did you mean 'patient'"):
         classifier.predict(tmp_path / "list.csv", answer_by="patience")
+    (tmp_path / "gap.csv").write_text(f"path,patient\n{rows}".replace("p1", "", 1))
+    # It was asked whether 'patient' was meant by 'patient'.
+    with pytest.raises(InputError, match=r"column 'patient' names no thing for 1 image .*; fill the"):
+        classifier.predict(tmp_path / "gap.csv", answer_by="patient")
+
+
+def test_a_file_is_compared_by_images_whatever_the_run_answers_for(
+    folder: Path, images: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    train(folder / "store", dataset="photos", model=MODEL, head="ridge", out=folder / "things", cv=None,
+          penalty=1.0, answer_by=r"(.+)[.]png|image")  # fmt: skip
+    caplog.clear()
+    found = probabilities_of(Classifier.load(folder / "things"), [path.read_bytes() for path in images])
+    assert found.shape == (len(images), len(SHAPES))
+    # Encoded images have no names, and it was told that they name no thing.
+    assert not caplog.messages
 
 
 def test_a_class_of_a_tree_is_answered_that_is_sure_enough(
