@@ -148,7 +148,8 @@ class FalkonLogisticClassifier(ScoredClassifier):
         n_centers = min(self.n_centers, rows.n) if are_drawn else len(centers_of(self, given)[1])
         is_exact = takes_float64(rows.blocks, n_centers)
         plan = plan_logistic(
-            sizes_of(self, given, n_centers, n_penalties=len(RELATIVE_PENALTIES), is_exact=is_exact)
+            sizes_of(self, given, n_centers, n_penalties=len(RELATIVE_PENALTIES), is_exact=is_exact),
+            are_labels=rows.have_labels,
         )
         plan_logger.debug("%s", plan)
         if plan.kept_rows_bytes:

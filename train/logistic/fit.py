@@ -18,7 +18,7 @@ from toptune.train.kernels.whitening import Whitening
 from toptune.train.logistic.label_loss import logistic_rows
 from toptune.train.logistic.log_loss import NO_FOLD, LogisticRows
 from toptune.train.logistic.path import RowSample, Stop, follow
-from toptune.train.logistic.plan import LogisticPlan, logistic_block_rows, sample_rows_for
+from toptune.train.logistic.plan import LogisticPlan, cached_rows_for, logistic_block_rows, sample_rows_for
 from toptune.train.logistic.selection import Chosen, choose_penalty
 from toptune.train.passes.kernel_rows import KernelRows
 from toptune.train.passes.passes import PhaseWatch
@@ -124,12 +124,12 @@ class Problem:
         whitening, device, dtype = maps.whitenings[0], maps.centers.device, maps.dtype
         n, d = rows.blocks.shape
         kept = torch.from_numpy(whitening.kept).to(device)
-        block_rows = logistic_block_rows(
-            d=d, rank=len(kept), n_columns=n_fits * rows.n_classes, cuda_bytes=cuda_bytes
-        )
+        n_columns = n_fits * rows.n_classes
+        block_rows = logistic_block_rows(d=d, rank=len(kept), n_columns=n_columns, cuda_bytes=cuda_bytes)
         kernel_rows = KernelRows(
-            rows, maps.kernels[0], maps.centers[kept], block_rows=block_rows, is_cached=is_cached
-        )
+            rows, maps.kernels[0], maps.centers[kept], block_rows=block_rows, is_cached=is_cached,
+            cached_rows=cached_rows_for(block_rows=block_rows, n_columns=n_columns),
+        )  # fmt: skip
         problem_rows = logistic_rows(kernel_rows, whitening.factor)
         # Drawn uniformly, however the centers were chosen, because the sample stands for all rows.
         drawn = np.random.default_rng(seed).permutation(n)[: sample_rows_for(n=n, rank=len(maps.centers))]

@@ -65,25 +65,18 @@ class LabelRows(LogisticRows):
         products, residuals = torch.zeros_like(dual), torch.zeros_like(offset)
         figures = dual.new_zeros((4, n_fits))
         for where, values in self.kernel_rows.blocks():
-            block, w = values.double(), self._weights[where, None]
-            is_left = self._folds[where, None] == left
-            is_out = is_left | (self._is_aside[where, None] & (left != NO_FOLD))
-            y, known = self._truth[where, None, :].double(), self._known[where, None, :]
+            block = values.double()
             scores = torch.addmm(offset, block, dual).view(-1, n_fits, k)
-            # softplus(s) - y s, exact where the exponential would overflow.
-            loss = torch.nn.functional.softplus(scores).sub_(y * scores).mul_(known)
-            probabilities = torch.sigmoid(scores)
-            w_fit = torch.where(is_out, 0.0, w)[:, :, None] / totals * known
-            w_left = torch.where(is_left, w, 0.0)
-            figures[0] += (w_fit * loss).sum(dim=(0, 2))
-            figures[1] += (w_left * loss.sum(dim=2)).sum(dim=0)
-            misses = (probabilities - y).mul_(known)
-            figures[2] += (w_left * misses.square().sum(dim=2)).sum(dim=0)
-            is_right = ((scores > 0) == (y > 0.5)) & known
-            figures[3] += (w_left * is_right.double().mean(dim=2)).sum(dim=0)
-            weighted = misses.mul_(w_fit).view(len(block), -1)
+            losses, of_left_out, weighted = self._added_up(scores, where, left)
+            figures[0] += (losses / totals).sum(dim=1)
+            figures[1:] += of_left_out
             products.addmm_(block.T, weighted)
             residuals += weighted.sum(dim=0)
+            # The scores must not lie beside those of the next block.
+            del block, scores, weighted
+        # The loss of a label is a mean over the rows of which it is known.
+        products /= totals.view(-1)
+        residuals /= totals.view(-1)
         products.addr_(self.kernel_mean, residuals, alpha=-1)
         gradients = torch.split(torch.cat([self._whitened(products), residuals[None]]), k, dim=1)
         return [
@@ -98,6 +91,45 @@ class LabelRows(LogisticRows):
                 gradients, figures.T.tolist(), strict=True
             )
         ]
+
+    def _added_up(self, scores: Tensor, where: slice, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Sum up the losses of a block, and turn its scores into the products of weights and residuals.
+
+        The scores of many labels by all fits are the largest array of a pass: they are overwritten, and there
+        is one more array of their size.
+
+        Parameters
+        ----------
+        scores : Tensor of float64, shape (b, n_fits, n_labels)
+        where : slice
+            Rows of the block.
+        left : Tensor of int64, shape (n_fits,)
+            Fold that each fit leaves out.
+
+        Returns
+        -------
+        losses : Tensor, shape (n_fits, n_labels)
+            Weighted sums over the rows that each fit sees.
+        of_left_out : Tensor, shape (3, n_fits)
+            Weighted sums over left-out rows: log-loss, squared error, share of labels that are right.
+        weighted : Tensor, shape (b, n_fits * n_labels)
+            Weight times probability less truth, 0 for rows that a fit does not see.
+        """
+        w = self._weights[where, None]
+        is_left = self._folds[where, None] == left
+        is_out = is_left | (self._is_aside[where, None] & (left != NO_FOLD))
+        w_fit, w_left = torch.where(is_out, 0.0, w)[:, :, None], torch.where(is_left, w, 0.0)
+        y, known = self._truth[where, None, :].double(), self._known[where, None, :]
+        is_right = (scores > 0).eq_(y > 0.5).logical_and_(known)
+        # softplus(s) - y s, exact where the exponential would overflow.
+        work = torch.nn.functional.softplus(scores).addcmul_(y, scores, value=-1).mul_(known)
+        of_left_out = work.new_empty((3, len(left)))
+        of_left_out[0] = (w_left * work.sum(dim=2)).sum(dim=0)
+        losses = work.mul_(w_fit).sum(dim=0)
+        of_left_out[2] = (w_left * work.copy_(is_right).mean(dim=2)).sum(dim=0)
+        misses = scores.sigmoid_().sub_(y).mul_(known)
+        of_left_out[1] = (w_left * torch.mul(misses, misses, out=work).sum(dim=2)).sum(dim=0)
+        return losses, of_left_out, misses.mul_(w_fit).view(len(scores), -1)
 
 
 def logistic_rows(kernel_rows: KernelRows | FeatureRows, factor: Tensor | None) -> LogisticRows:

@@ -54,8 +54,9 @@ class RowSample:
     def curvature(self, point: Tensor) -> Tensor:
         """Return the mean curvature (s,) of the loss at a point (r + 1, n_classes), over its columns."""
         scores = torch.addmm(point[-1], self.features, point[:-1])
-        p = torch.sigmoid(scores) if self.have_labels else torch.softmax(scores, dim=1)
-        return (p - p.square()).mean(dim=1)
+        p = scores.sigmoid_() if self.have_labels else torch.softmax(scores, dim=1)
+        # p - p^2 in place: the sample's probabilities of many columns are among the largest arrays of a fit.
+        return p.addcmul_(p, p, value=-1).mean(dim=1)
 
     @property
     def total_variance(self) -> float:

@@ -8,13 +8,16 @@ from typing import Any
 
 from toptune.train.numerics.calibration import CALIBRATION_ROWS
 from toptune.train.numerics.quasi_newton import MEMORY
+from toptune.train.passes.kernel_rows import CACHED_ROWS
 from toptune.train.passes.peak_memory import one_pass_peak_bytes
-from toptune.train.rows.block_reading import block_rows_for
+from toptune.train.rows.block_reading import BLOCK_BYTES, block_rows_for
 from toptune.train.solvers.one_pass import held_fits
 from toptune.train.solvers.solver_choice import SELECTION_CENTERS, Sizes, host_peak, told_rows
 
 # The preconditioner is made of this many rows, or of as many rows as there are centers where those are more.
 SAMPLE_ROWS = 4000
+# Arrays of the size of a block's scores by all fits that a pass has at a time.
+_SCORES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +72,26 @@ class _Stage:
     is_cached: bool
 
     @classmethod
-    def of(cls, sizes: Sizes, n_centers: int, *, n_fits: int) -> "_Stage":
+    def of(cls, sizes: Sizes, n_centers: int, *, n_fits: int, are_labels: bool) -> "_Stage":
         """Keep the kernel values if they are few enough and the peak stays within the limit."""
-        bare_bytes = _path_peak(sizes, n_centers, n_fits=n_fits)
         cache_bytes = sizes.n * n_centers * sizes.value_bytes
-        is_cached = cache_bytes <= sizes.cache_bytes and bare_bytes + cache_bytes <= sizes.limit_bytes
-        return cls(peak_bytes=bare_bytes + is_cached * cache_bytes, is_cached=is_cached)
+        with_cache = cache_bytes + _path_peak(
+            sizes, n_centers, n_fits=n_fits, are_labels=are_labels, is_cached=True
+        )
+        if cache_bytes <= sizes.cache_bytes and with_cache <= sizes.limit_bytes:
+            return cls(peak_bytes=with_cache, is_cached=True)
+        bare_bytes = _path_peak(sizes, n_centers, n_fits=n_fits, are_labels=are_labels, is_cached=False)
+        return cls(peak_bytes=bare_bytes, is_cached=False)
 
 
-def plan_logistic(sizes: Sizes) -> LogisticPlan:
+def plan_logistic(sizes: Sizes, *, are_labels: bool = False) -> LogisticPlan:
     """Project the peaks of selection and fit, and keep kernel values where they fit.
+
+    Parameters
+    ----------
+    sizes : Sizes
+    are_labels : bool
+        Whether rows have several labels each; ``n_classes`` is their number then.
 
     Raises
     ------
@@ -87,8 +100,8 @@ def plan_logistic(sizes: Sizes) -> LogisticPlan:
     """
     few = min(sizes.n_centers, SELECTION_CENTERS)
     widths = _widths_peak(sizes, few)
-    selection = _Stage.of(sizes, few, n_fits=sizes.n_folds)
-    fit = _Stage.of(sizes, sizes.n_centers, n_fits=1)
+    selection = _Stage.of(sizes, few, n_fits=sizes.n_folds, are_labels=are_labels)
+    fit = _Stage.of(sizes, sizes.n_centers, n_fits=1, are_labels=are_labels)
     peak_bytes = max(widths, selection.peak_bytes, fit.peak_bytes)
     sizes.limits.check(
         peak_bytes,
@@ -137,24 +150,37 @@ def logistic_block_rows(*, d: int, rank: int, n_columns: int, cuda_bytes: int | 
     )
 
 
+def cached_rows_for(*, block_rows: int, n_columns: int) -> int:
+    """Return the rows of a block of kept kernel values, by the rows of one that is read.
+
+    Larger products run faster, as long as the scores of the block are not what takes the memory.
+    """
+    few = BLOCK_BYTES // (8 * _SCORES * n_columns)
+    return min(CACHED_ROWS, max(block_rows, few))
+
+
 def _block_rows(sizes: Sizes, rank: int, *, n_columns: int) -> int:
     return logistic_block_rows(d=sizes.d, rank=rank, n_columns=n_columns, cuda_bytes=sizes.cuda_bytes)
 
 
-def _path_peak(sizes: Sizes, rank: int, *, n_fits: int) -> int:
+def _path_peak(sizes: Sizes, rank: int, *, n_fits: int, are_labels: bool, is_cached: bool) -> int:
     """Project the peak of `follow` in bytes: factors, sample, every fit's pairs and points, blocks."""
     columns = n_fits * sizes.n_classes
     square = 8 * (rank + 1) ** 2
     sample_rows = sample_rows_for(n=sizes.n, rank=rank)
     sample = 2 * 8 * sample_rows * (rank + sizes.d)
-    # Probabilities of all classes with their squares and differences.
-    curvature = 3 * 8 * sample_rows * sizes.n_classes
+    # Scores and probabilities of all classes.
+    curvature = 2 * 8 * sample_rows * sizes.n_classes
     # The pairs of L-BFGS; then value, gradient, trial and direction; the points of the penalty before and of
     # the best one; and what a pass sums up.
     points = 8 * (rank + 1) * columns * (2 * MEMORY + 14)
-    block_rows = min(sizes.n, _block_rows(sizes, rank, n_columns=columns))
-    # Twice a block: the allocator keeps what the block before took (measured beside cached kernel values).
-    block = 2 * 8 * block_rows * (3 * sizes.d + 4 * rank + 8 * columns)
+    block_rows = _block_rows(sizes, rank, n_columns=columns)
+    multiplied_rows = cached_rows_for(block_rows=block_rows, n_columns=columns) if is_cached else block_rows
+    # A block is read and its values are made; those of one, or of more rows if kept, are multiplied.
+    block = 8 * min(sizes.n, block_rows) * (3 * sizes.d + 4 * rank)
+    block += 8 * min(sizes.n, multiplied_rows) * (2 * rank + _SCORES * columns)
+    # What is known of each label of each row, and whether it applies.
+    labels = 2 * sizes.n * sizes.n_classes if are_labels else 0
     calibration = 8 * min(sizes.n, CALIBRATION_ROWS) * (2 * sizes.n_classes + rank)
     return (
         8 * square  # factors of centers and preconditioner
@@ -165,6 +191,7 @@ def _path_peak(sizes: Sizes, rank: int, *, n_fits: int) -> int:
         # calibration.
         + max(curvature, block + calibration)
         + 40 * sizes.n  # codes, weights and folds
+        + labels
     )
 
 

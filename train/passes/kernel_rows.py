@@ -32,6 +32,8 @@ class KernelRows:
         Rows of a block that is read and computed.
     is_cached : bool
         Whether the first pass keeps the values, so that the rows are read only once.
+    cached_rows : int
+        Rows of a block of values that were kept.
 
     Attributes
     ----------
@@ -47,12 +49,14 @@ class KernelRows:
         *,
         block_rows: int,
         is_cached: bool,
+        cached_rows: int = CACHED_ROWS,
     ) -> None:
         self.rows = rows
         self.kernel = kernel
         self.centers = centers
         self.block_rows = block_rows
         self.is_cached = is_cached
+        self.cached_rows = cached_rows
         self.n_passes = 0
         self._kept: Tensor | None = None
 
@@ -71,8 +75,8 @@ class KernelRows:
         if self._kept is not None:
             # These blocks are views of the cache, larger than blocks that are read: large products run
             # faster.
-            for start in range(0, self.rows.n, CACHED_ROWS):
-                where = slice(start, min(start + CACHED_ROWS, self.rows.n))
+            for start in range(0, self.rows.n, self.cached_rows):
+                where = slice(start, min(start + self.cached_rows, self.rows.n))
                 yield where, self._kept[where]
             return
         self.n_passes += 1

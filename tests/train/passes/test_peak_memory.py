@@ -42,7 +42,10 @@ FITS = [
     ("dual", [300, 300], 600, 2000),
 ]
 # Estimator, parameters, rows, labels and columns.
-SEVERAL = [("StreamingRidgeClassifier", {"penalty": [1e-2]}, 20_000, 400, 4)]
+SEVERAL = [
+    ("StreamingRidgeClassifier", {"penalty": [1e-2]}, 20_000, 400, 4),
+    ("FalkonLogisticClassifier", {"n_centers": 20, "sigma": 4.0, "penalty": [1e-1]}, 4000, 400, 4),
+]
 FIXED_BYTES = 32 * 2**20
 # Each head is fitted in a fork of a process that has imported everything and fitted the head once. Freed
 # memory goes back at once by the variables below: what the C library would keep is not the fit's.
@@ -104,7 +107,7 @@ def several(name, params, n, k, d):
     return says("VmHWM") - before, estimator.report_.peak_bytes
 answers = []
 for head, params, *sizes in json.loads(sys.argv[1]):
-    measured = search if head in ("primal", "dual") else several if hasattr(train, head) else fit
+    measured = search if head in ("primal", "dual") else several if head.endswith("Classifier") else fit
     measured(head, params, 60, 3, *sizes[2:])
     reader, writer = os.pipe()
     if os.fork() == 0:
