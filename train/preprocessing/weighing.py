@@ -77,7 +77,8 @@ def learn_layer_weights(
     >>> rng = np.random.default_rng(0)
     >>> codes = np.arange(60) % 2
     >>> told = rng.normal(size=(60, 3)) + 2.0 * codes[:, None]
-    >>> factors = learn_layer_weights(np.hstack([told, rng.normal(size=(60, 3))]), codes, (3, 3))
+    >>> layers = np.hstack([told / told.std(axis=0), rng.normal(size=(60, 3))])
+    >>> factors = learn_layer_weights(layers, codes, (3, 3))
     >>> bool(factors[0] > factors[1])
     True
     """

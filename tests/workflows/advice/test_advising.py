@@ -13,6 +13,7 @@ from PIL import Image
 from shapes import MODEL, SHAPES, draw_shape, save_shapes
 
 from toptune.extract import extract
+from toptune.machine.memory import shown_bytes
 from toptune.store import FeatureStore, InputError
 from toptune.train import train
 from toptune.workflows import advise, finetune, plan_finetune
@@ -54,7 +55,13 @@ def test_advice_rests_on_what_train_and_finetune_would_do(photos: Path, tmp_path
     assert [each.layers for each in report.trials] == ["last"] * 3 + ["all"] * 2 + ["searched"]
     assert not report.not_tried
     assert list(report.costs["phases"]) == ["sample", "extract", "time fine-tuning", "heads"]
-    assert len(lines) == 4
+    assert report.plan is not None
+    assert len(lines) == 5
+    # What a step takes is said before steps are timed in full.
+    assert lines[2:4] == [
+        "timing a few steps of fine-tuning",
+        f"a step of fine-tuning on 21 images takes about {shown_bytes(report.plan.step_bytes)} of memory",
+    ]
     # Left-out figures are those of training by itself with these options.
     options: dict[str, Any] = {"dataset": "photos", "model": MODEL, "seed": 3, "test_fraction": 0.25}
     options |= decided
@@ -73,7 +80,6 @@ def test_advice_rests_on_what_train_and_finetune_would_do(photos: Path, tmp_path
     assert (evidence.last_accuracy, evidence.inner_accuracy) == (max(accuracies[:3]), max(accuracies[3:]))
     assert report.best is report.trials[int(np.argmax(accuracies))]
     plan = plan_finetune(photos, model=MODEL, seed=3, test_fraction=0.25, **decided, **TUNING)
-    assert report.plan is not None
     assert (report.plan.n_fitted, report.plan.n_test) == (plan.n_fitted, plan.n_test)
     assert evidence.finetune_seconds == (report.plan.least_seconds, report.plan.most_seconds)
     assert json.loads(json.dumps(report.to_dict()))["recommendation"] == report.advice.recommendation
