@@ -34,11 +34,10 @@ dask = pytest.importorskip("dask", reason="dask is not installed")
 distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
 Make = Callable[..., Path]
 N = 300  # five units of 64 rows
-pytestmark = pytest.mark.usefixtures("warm_workers")
 
 
 @pytest.fixture(scope="module")
-def address(warm_workers: None) -> Iterator[str]:
+def address() -> Iterator[str]:
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         yield cluster.scheduler_address
 
