@@ -45,8 +45,13 @@ def rank_of(n: int, coverage: float) -> int:
     >>> rank_of(19, 0.95), rank_of(18, 0.95)
     (19, 19)
     """
+    return math.ceil(_covered(n, coverage))
+
+
+def _covered(n: int, coverage: float) -> Decimal:
+    """Return the share of n left-out rows and the row to come that a coverage asks for, exactly."""
     # As a decimal number, because 0.95 * 20 must be 19 and no more.
-    return math.ceil(Decimal(str(coverage)) * (n + 1))
+    return Decimal(str(coverage)) * (n + 1)
 
 
 def threshold_of(likelihood: Values, coverage: float) -> float:
@@ -116,8 +121,7 @@ def share_threshold_of(rows: npt.NDArray[np.int64], likelihood: Values, coverage
     """
     _, codes, counts = np.unique(rows, return_inverse=True, return_counts=True)
     n = len(counts)
-    # As a decimal number, because 0.95 * 20 must be 19 and no more.
-    room = float(n - Decimal(str(check_coverage(coverage))) * (n + 1))
+    room = float(n - _covered(n, check_coverage(coverage)))
     if room < 0:
         return 0.0
     order = np.argsort(likelihood)
